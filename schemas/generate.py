@@ -1,0 +1,54 @@
+"""From the record types to JSON Schema 2020-12."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kvpipe import records
+
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "plan": records.Plan,
+    "planned": records.Planned,
+    "run": records.Run,
+    "request": records.Request,
+    "server_metrics": records.ServerMetrics,
+    "end": records.End,
+    "round_stats": records.RoundStats,
+    "cleared": records.Cleared,
+    "finding": records.Finding,
+}
+
+
+def record_schemas() -> dict[str, dict[str, Any]]:
+    """One self-contained schema per record, `$id` carrying the version."""
+    return {name: _schema(name, kind) for name, kind in RECORDS.items()}
+
+
+def _schema(name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    (reference,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    own = reference["$ref"].rsplit("/", 1)[1]
+    body = dict(components.pop(own))
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:kvworth:{name}:{records.SCHEMA_VERSION}",
+        **body,
+    }
+    if "record" in schema["properties"]:
+        _head_first(schema, name)
+    if components:
+        schema["$defs"] = dict(sorted(components.items()))
+    return schema
+
+
+def _head_first(schema: dict[str, Any], name: str) -> None:
+    """The envelope: `record` names the schema, `schema` its version; both required."""
+    properties: dict[str, Any] = schema["properties"]
+    properties["record"] = {"const": name, "description": "Name of this record's schema."}
+    properties["schema"] = {
+        "const": records.SCHEMA_VERSION,
+        "description": "Version of this record's schema.",
+    }
+    required = [key for key in schema.get("required", []) if key not in ("record", "schema")]
+    schema["required"] = ["record", "schema", *required]

@@ -1,0 +1,93 @@
+"""JSON lines at the door: a line becomes a typed record or one clear complaint.
+
+Reading is by msgspec, which is as strict as the schemas; jsonschema is only asked for the words
+when a line is refused. A complaint begins with the place (`run.jsonl:812: `), as compilers do,
+because editors and people jump to it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, TypeVar, cast
+
+import msgspec
+
+from kvpipe.process import ToolError, UsageError
+from kvpipe.records import AnyRecord
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
+
+
+def encode(record: object) -> bytes:
+    """The record as one line, newline included."""
+    return _encoder.encode(record) + b"\n"
+
+
+def write_record(record: object, out: BinaryIO | None = None) -> None:
+    """Write one line and flush it, so that `tee` and `head` see it live."""
+    stream = out or sys.stdout.buffer
+    stream.write(encode(record))
+    stream.flush()
+
+
+@contextmanager
+def open_lines(path: str | None) -> Iterator[tuple[str, IO[bytes]]]:
+    """Open `path` for reading, `-` and None being stdin, gzip by its magic; yields (name, stream).
+
+    Raises UsageError when stdin would be read from a terminal: a tool must not sit there silently.
+    """
+    if path is None or path == "-":
+        if sys.stdin.isatty():
+            raise UsageError("nothing to read: pipe records in, or name a file (see --help)")
+        yield "stdin", sys.stdin.buffer
+        return
+    with Path(path).open("rb") as raw:
+        if raw.peek(2)[:2] == b"\x1f\x8b":
+            with gzip.open(raw) as stream:
+                yield path, cast("IO[bytes]", stream)
+        else:
+            yield path, raw
+
+
+def decode_line(line: bytes, place: str) -> AnyRecord:
+    """The record of one line; ToolError with the place and the key if it is none."""
+    try:
+        return _decoder.decode(line)
+    except msgspec.DecodeError as error:
+        raise ToolError(f"{place}: {explain(line, str(error))}") from error
+
+
+def read_records(stream: Iterable[bytes], name: str) -> Iterator[AnyRecord]:
+    """Every record of a stream, blank lines skipped; ToolError at the first bad line."""
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            yield decode_line(line, f"{name}:{number}")
+
+
+def explain(line: bytes, reason: str) -> str:
+    """What is wrong with a refused line, naming record and key where jsonschema can tell."""
+    try:
+        value: Any = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        return f"not a JSON line: {str(error).lower()} (is the file cut short, or another format?)"
+    if not isinstance(value, dict) or not isinstance(value.get("record"), str):
+        return "not a record: an object with a `record` key is expected"
+    kind = value["record"]
+    from kvschemas import first_problem  # costs an import that good input never pays
+
+    return f"{kind}: {first_problem(kind, value) or reason}"
+
+
+def decode_as(kind: type[T], data: bytes, place: str) -> T:
+    """`data` as one `kind`; ToolError with the place and the reason if it is not."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise ToolError(f"{place}: {str(error)[:1].lower()}{str(error)[1:]}") from error

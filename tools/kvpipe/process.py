@@ -1,0 +1,134 @@
+"""How a process of this family begins and ends: one line on stderr, a status that means something.
+
+Exit status, the same for every tool: 0 it ran and the answer is yes; 1 it ran and the answer is no
+or partial; 2 it could not run; death by the signal for SIGINT, SIGTERM and SIGPIPE, so that a shell
+loop around the tool stops too (a mere `exit 130` lets bash go on to the next iteration).
+
+SIGPIPE stays as Python sets it (ignored): a tool full of sockets would otherwise die of a peer that
+hung up. A closed stdout is a BrokenPipeError, met here once, at the top.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kvpipe.records import SCHEMA_VERSION
+
+EXIT_STATUS = """\
+exit status:
+  0  it ran and the answer is yes
+  1  it ran and the answer is no, or partial
+  2  it could not run (usage, config, unreachable server, broken input)
+  death by the signal for SIGINT, SIGTERM, SIGPIPE
+"""
+
+
+class ToolError(Exception):
+    """An expected failure: one line for a person, and exit status 2 unless told otherwise."""
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UsageError(ToolError):
+    """The command line asks for something that cannot be."""
+
+
+class Stopped(Exception):
+    """A signal asked the tool to stop; what was measured has been written."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def version() -> str:
+    """Version of the distribution, written once in pyproject.toml."""
+    return importlib.metadata.version("kvworth")
+
+
+def complain(message: str, prog: str | None = None) -> None:
+    """One line for people; a broken stderr is no reason to lose data."""
+    name = prog or Path(sys.argv[0]).name
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
+
+
+def die_of(signum: int) -> NoReturn:
+    """End this process by the signal itself, so that the parent sees what happened."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    os._exit(128 + signum)  # only if the signal is blocked
+
+
+def new_parser(
+    prog: str, description: str, examples: str, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """The family's command line: 80 columns, exit status and examples in --help, --version."""
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=80)
+
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=f"{EXIT_STATUS}\nexamples:\n{examples}",
+        formatter_class=formatter,
+        allow_abbrev=False,
+    )
+    shown = f"{prog} {version()} (schema {SCHEMA_VERSION})"
+    parser.add_argument("--version", action="version", version=shown)
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
+    return parser
+
+
+def run_tool(
+    prog: str,
+    main: Callable[[Sequence[str] | None], int],
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Run `main(argv)` and end the process as the family does; never returns."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        status = main(argv)
+        sys.stdout.flush()
+    except Stopped as stop:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        die_of(stop.signum)
+    except KeyboardInterrupt:
+        die_of(signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our stdout has gone. Point stdout elsewhere, else the interpreter complains
+        # once more while shutting down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        die_of(signal.SIGPIPE)
+    except ToolError as error:
+        if "-v" in arguments or "--verbose" in arguments:
+            raise
+        complain(str(error), prog)
+        status = error.status
+    except OSError as error:
+        if "-v" in arguments or "--verbose" in arguments:
+            raise
+        complain(describe_os_error(error), prog)
+        status = 2
+    sys.exit(status)
+
+
+def describe_os_error(error: OSError) -> str:
+    """`run.jsonl: no such file or directory`, in the family's grammar."""
+    what = (error.strerror or str(error) or type(error).__name__).lower()
+    return f"{error.filename}: {what}" if error.filename else what
