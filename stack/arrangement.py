@@ -1,0 +1,173 @@
+"""What the real stack consists of: the commands, environments and ports of its processes.
+
+One Mooncake master, and vLLM nodes that share their KV blocks through it
+(MooncakeStoreConnector). Values only: nothing is started, claimed or written here.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import places
+
+HOST = "127.0.0.1"
+SERVED_NAME = "tiny"
+MAX_CONTEXT_TOKENS = 16_384
+# Explicit, because Mooncake's default differs between versions (5 s, then 10 s), and the
+# tests on leases stand on it.
+LEASE_MS = 5_000
+
+# First choices; a taken one gives way to the next free port.
+NODE_PORT = 8101
+MASTER_RPC_PORT = 50061
+MASTER_HTTP_PORT = 9013
+LOOKUP_PORT = 7100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """One process to start, and where it says that it is ready."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    health_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """Everything to start, with what a client needs to know of it."""
+
+    folder: Path
+    master: Process
+    nodes: tuple[Process, ...]
+    master_url: str
+    node_urls: tuple[str, ...]
+    mooncake_config: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Memory of one node: its own KV cache, and what it lends to the store."""
+
+    kv_cache_gib: int = 1
+    segment_mib: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Logs and settings on one side; on the other Unix sockets, whose paths have 107 bytes."""
+
+    logs: Path
+    sockets: Path
+
+
+def arrange(
+    *, nodes: int, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
+) -> Arrangement:
+    """Lay out `nodes` vLLM nodes around one store; `take_port(first)` claims a free port."""
+    rpc_port, http_port = take_port(MASTER_RPC_PORT), take_port(MASTER_HTTP_PORT)
+    node_ports = [take_port(NODE_PORT) for _ in range(nodes)]
+    lookup_ports = [take_port(LOOKUP_PORT) for _ in range(nodes)]
+    cores = sorted(os.sched_getaffinity(0))
+    return Arrangement(
+        folder=folders.logs,
+        master=master(rpc_port, http_port),
+        nodes=tuple(
+            node(index, port, lookup, cores[index % len(cores)], folders, sizes)
+            for index, (port, lookup) in enumerate(zip(node_ports, lookup_ports, strict=True))
+        ),
+        master_url=f"http://{HOST}:{http_port}",
+        node_urls=tuple(f"http://{HOST}:{port}" for port in node_ports),
+        mooncake_config={
+            "metadata_server": "P2PHANDSHAKE",
+            "master_server_address": f"{HOST}:{rpc_port}",
+            "protocol": "tcp",
+            "device_name": "",
+            "global_segment_size": f"{sizes.segment_mib}MB",
+            "local_buffer_size": "64MB",
+        },
+    )
+
+
+def mooncake_config_path(folder: Path) -> Path:
+    return folder / "mooncake.json"
+
+
+def node_name(index: int) -> str:
+    return f"node-{chr(ord('a') + index)}"
+
+
+def master(rpc_port: int, http_port: int) -> Process:
+    return Process(
+        name="mooncake",
+        command=(
+            str(places.environment() / "bin" / "mooncake_master"),
+            f"--rpc_address={HOST}",
+            f"--rpc_port={rpc_port}",
+            f"--metrics_host={HOST}",
+            f"--metrics_port={http_port}",
+            f"--default_kv_lease_ttl={LEASE_MS}",
+            "--logtostderr",
+        ),
+        environment={},
+        health_url=f"http://{HOST}:{http_port}/health",
+    )
+
+
+def node(
+    index: int, port: int, lookup_port: int, core: int, folders: Folders, sizes: Sizes
+) -> Process:
+    """One vLLM node on one core."""
+    connector = {
+        "kv_connector": "MooncakeStoreConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"lookup_rpc_port": lookup_port},
+    }
+    return Process(
+        name=node_name(index),
+        # The module, not `vllm serve`: this build has no package metadata for the latter.
+        command=(
+            str(places.environment() / "bin" / "python"),
+            *("-m", "vllm.entrypoints.openai.api_server"),
+            *("--model", str(places.model())),
+            *("--served-model-name", SERVED_NAME),
+            *("--host", HOST, "--port", str(port)),
+            *("--max-model-len", str(MAX_CONTEXT_TOKENS), "--max-num-seqs", "8"),
+            *("--enforce-eager", "--dtype", "bfloat16"),
+            *("--enable-prefix-caching", "--enable-prompt-tokens-details"),
+            *("--kv-transfer-config", json.dumps(connector)),
+        ),
+        environment=node_environment(core, folders, sizes),
+        health_url=f"http://{HOST}:{port}/health",
+    )
+
+
+def node_environment(core: int, folders: Folders, sizes: Sizes) -> dict[str, str]:
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(sizes.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": str(core),
+        "VLLM_SERVER_DEV_MODE": "1",  # mounts /reset_prefix_cache
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HOST_IP": HOST,  # what a node tells the store; else the machine's address
+        "VLLM_RPC_BASE_PATH": str(folders.sockets),  # else in /tmp, where stacks meet
+        "VLLM_CACHE_ROOT": str(places.cache() / "vllm"),
+        "VLLM_CONFIG_ROOT": str(places.cache() / "vllm-config"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONHASHSEED": "0",  # block hashes agree between processes
+        "MOONCAKE_CONFIG_PATH": str(mooncake_config_path(folders.logs)),
+    }
+
+
+def summary(arrangement: Arrangement, pids: Sequence[int]) -> dict[str, object]:
+    """The one line that a caller reads when everything is up."""
+    return {
+        "nodes": list(arrangement.node_urls),
+        "master": arrangement.master_url,
+        "model": SERVED_NAME,
+        "pids": list(pids),
+        "dir": str(arrangement.folder),
+    }
