@@ -1,0 +1,67 @@
+# The composition of the tools. It chains them; it computes nothing.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/installed.stamp
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help install demo test check format matrix real bench docs record engines
+
+help:  ## Show this help
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## Put every tool into .venv/bin
+
+demo: $(INSTALLED)  ## The whole experiment on simulated engines, with a report at the end
+	@demo/run.sh
+
+test: $(INSTALLED) engines  ## Run the tests, those on real engines included
+	@pytest -ra
+
+check: $(INSTALLED)  ## Format, lint, types, docs, tests
+	ruff format --check .
+	ruff check .
+	mypy
+	python docs/build.py --check
+	@$(MAKE) --no-print-directory test
+
+format: $(INSTALLED)  ## Format the code
+	ruff format .
+	ruff check --fix .
+
+matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
+	@[[ -n "$${CONFIG:-}" ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
+	command -v kvmatrix >/dev/null || { echo "matrix: kvmatrix is not part of this version yet; \
+	until it is, run kvload --config FILE --scenarios NAME once per scenario, kvclear between" >&2; exit 2; }; \
+	kvmatrix "$$CONFIG" | $(MAKE) --no-print-directory -f -
+
+real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
+	@stack/real.sh
+
+bench: $(INSTALLED)  ## Hold kvload's stamps against the truth log of kvsim
+	@bench/run.sh
+
+docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation
+	python -m kvschemas schemas
+	python docs/build.py
+
+record: $(INSTALLED)  ## Record the golden cases anew; then read git diff
+	KV_RECORD=1 pytest -q tests/test_cases.py
+	@git --no-pager diff --stat -- tests/cases
+
+# The real engines live in an environment of their own. Without them everything else is tested, and
+# pytest's summary says which tests were skipped and why.
+engines:
+	@stack/install.sh || echo 'test: THE REAL ENGINES COULD NOT BE INSTALLED (see above): their tests will be skipped' >&2
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'install: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ...' >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo 'install: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv' >&2; exit 2; }
+	@echo 'install: making $(VENV)' >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]'
+	@touch $@
