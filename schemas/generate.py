@@ -37,18 +37,28 @@ def _schema(name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
     }
     if "record" in schema["properties"]:
         _head_first(schema, name)
+    for inner in components.values():
+        if "record" in inner.get("properties", {}):
+            (tag,) = inner["properties"]["record"]["enum"]
+            inner["properties"] |= _envelope(tag)
     if components:
         schema["$defs"] = dict(sorted(components.items()))
     return schema
 
 
 def _head_first(schema: dict[str, Any], name: str) -> None:
-    """The envelope: `record` names the schema, `schema` its version; both required."""
-    properties: dict[str, Any] = schema["properties"]
-    properties["record"] = {"const": name, "description": "Name of this record's schema."}
-    properties["schema"] = {
-        "const": records.SCHEMA_VERSION,
-        "description": "Version of this record's schema.",
-    }
+    """The envelope of a line: both keys are required there (inside a record `schema` is not)."""
+    schema["properties"] |= _envelope(name)
     required = [key for key in schema.get("required", []) if key not in ("record", "schema")]
     schema["required"] = ["record", "schema", *required]
+
+
+def _envelope(name: str) -> dict[str, Any]:
+    """`record` names the schema, `schema` its version."""
+    return {
+        "record": {"const": name, "description": "Name of this record's schema."},
+        "schema": {
+            "const": records.SCHEMA_VERSION,
+            "description": "Version of this record's schema.",
+        },
+    }

@@ -8,6 +8,7 @@ because editors and people jump to it.
 from __future__ import annotations
 
 import gzip
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,16 @@ from typing import IO, Any, BinaryIO, TypeVar, cast
 import msgspec
 
 from kvpipe.process import ToolError, UsageError
-from kvpipe.records import AnyRecord
+from kvpipe.records import SCHEMA_VERSION, AnyRecord
 
 T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
+
+# A version that is not told is not version 1. The typed decoder would fill it in: so it is looked
+# for where every writer puts it, and only a line of another order costs a second decoding.
+_envelope = re.compile(rb'\s*\{\s*"record"\s*:\s*"\w+"\s*,\s*"schema"\s*:')
 
 
 def encode(record: object) -> bytes:
@@ -59,9 +64,12 @@ def open_lines(path: str | None) -> Iterator[tuple[str, IO[bytes]]]:
 def decode_line(line: bytes, place: str) -> AnyRecord:
     """The record of one line; ToolError with the place and the key if it is none."""
     try:
-        return _decoder.decode(line)
+        record = _decoder.decode(line)
     except msgspec.DecodeError as error:
         raise ToolError(f"{place}: {explain(line, str(error))}") from error
+    if not _envelope.match(line) and "schema" not in msgspec.json.decode(line):
+        raise ToolError(f"{place}: {explain(line, 'no `schema`')}")
+    return record
 
 
 def read_records(stream: Iterable[bytes], name: str) -> Iterator[AnyRecord]:
@@ -80,6 +88,11 @@ def explain(line: bytes, reason: str) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("record"), str):
         return "not a record: an object with a `record` key is expected"
     kind = value["record"]
+    if value.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
+        found = value["schema"]
+        return (
+            f"{kind}: 'schema': version {found} is not {SCHEMA_VERSION}, which this version reads"
+        )
     from kvschemas import first_problem  # costs an import that good input never pays
 
     return f"{kind}: {first_problem(kind, value) or reason}"

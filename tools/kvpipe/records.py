@@ -11,12 +11,14 @@ another; a plan is `plan planned*`. A stream without `end` is not finished.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
+
+Version = Literal[1]
 
 Arm = Literal["cold", "hit", "no_reuse"]
 Tier = Literal["local", "store", "remote"]
@@ -84,7 +86,9 @@ class Block(msgspec.Struct, frozen=True, array_like=True):
 class Plan(Record, frozen=True, kw_only=True, tag_field="record", tag="plan"):
     """Head of a plan: what the `planned` lines behind it are."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     scenario: Annotated[str, Meta(description="Name of the scenario, or `workload`.")]
     source: Annotated[
         str, Meta(description="Where the requests came from: scenario, trace, prompts, a path.")
@@ -138,7 +142,9 @@ class Plan(Record, frozen=True, kw_only=True, tag_field="record", tag="plan"):
 class Planned(Record, frozen=True, kw_only=True, tag_field="record", tag="planned"):
     """One request of a plan."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     index: Annotated[int, Meta(ge=0, description="Place in the order of dispatch, from 0.")]
     group: Annotated[
         str | None, Meta(description="Shared context or conversation; null if unique.")
@@ -215,7 +221,9 @@ class Proof(Record, frozen=True, kw_only=True):
 class Cleared(Record, frozen=True, kw_only=True, tag_field="record", tag="cleared"):
     """What kvclear did and what it proved."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     tool_version: Annotated[str, Meta(description="Version of kvclear.")]
     cleared_at: Annotated[str, Meta(description="Wall-clock time of the end, RFC 3339.")]
     dry_run: Annotated[bool, Meta(description="True if nothing was sent that changes a cache.")] = (
@@ -270,7 +278,9 @@ class Host(Record, frozen=True, kw_only=True):
 class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     """Head of one round: everything that could change a number."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     run_id: Annotated[str, Meta(description="Identity of this round's stream.")]
     experiment_id: Annotated[str, Meta(description="Joins the rounds of one experiment.")]
     name: Annotated[str, Meta(description="Label; the scenario's name by default.")]
@@ -330,7 +340,9 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
 class Request(Record, frozen=True, kw_only=True, tag_field="record", tag="request"):
     """One request: when, how much, and how it ended."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     run_id: Annotated[str, Meta(description="Round that it belongs to.")]
     index: Annotated[int, Meta(ge=0, description="Place in the plan.")]
     request_id: Annotated[str, Meta(description="Sent as X-Request-Id.")]
@@ -446,7 +458,9 @@ class Request(Record, frozen=True, kw_only=True, tag_field="record", tag="reques
 class ServerMetrics(Record, frozen=True, kw_only=True, tag_field="record", tag="server_metrics"):
     """What one metrics endpoint counted during the round."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     run_id: Annotated[str, Meta(description="Round that it belongs to.")]
     url: Annotated[str, Meta(description="Where it was read, without credentials.")]
     role: Annotated[Role, Meta(description="What stands behind the URL.")]
@@ -530,7 +544,9 @@ class ClientHealth(Record, frozen=True, kw_only=True):
 class End(Record, frozen=True, kw_only=True, tag_field="record", tag="end"):
     """Foot of a round: it says that the stream is finished, and how."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     run_id: Annotated[str, Meta(description="Round that it belongs to.")]
     complete: Annotated[bool, Meta(description="True if every planned request was tried.")]
     reason: Annotated[str | None, Meta(description="Why it stopped early; null if complete.")] = (
@@ -628,7 +644,9 @@ class Conservation(Record, frozen=True, kw_only=True):
 class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="round_stats"):
     """One round, aggregated; the source documents' flat names stand beside ours."""
 
-    schema: Annotated[int, Meta(description="Version of this record's schema.")] = SCHEMA_VERSION
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
     run: Annotated[
         Run | list[Run], Meta(description="The round's head; a list when shards were merged.")
     ]
