@@ -1,0 +1,65 @@
+"""What a module about one engine provides: its names for what is counted, and how it is cleared.
+
+These are the seams. `kvengine.engines` finds every module of this package that has an `ENGINE`, so
+adding an engine means adding one file (see README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from kvengine.server import Server
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """All series of one name whose labels match, summed, with a sign."""
+
+    name: str
+    where: Mapping[str, str] = field(default_factory=dict)
+    sign: float = 1.0
+
+
+Sum = tuple[Term, ...]
+"""Terms to add up. It applies where the first of them exists; others that do not count as 0."""
+
+Formula = tuple[Sum, ...]
+"""Ways to the same figure, best first: the first that applies is used, and none gives null."""
+
+
+def term(name: str, **where: str) -> Term:
+    """A term that is added: `term("x_total", source="disk")`."""
+    return Term(name, where)
+
+
+def less(name: str, **where: str) -> Term:
+    """A term that is taken away."""
+    return Term(name, where, -1.0)
+
+
+class Outcome(NamedTuple):
+    """How a clear went: `ok` is null where the answer is no evidence either way."""
+
+    ok: bool | None
+    answer: str
+    retries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """One kind of engine or store, as data."""
+
+    kind: str
+    """The word before `=` in `--engine KIND=URL`."""
+    tier: Literal["engine", "lmcache", "store"]
+    clears: str
+    """What `clear` does, in words for `--dry-run`: `reset prefix cache`."""
+    request: str
+    """The request that `clear` sends: `POST /reset_prefix_cache`."""
+    clear: Callable[[Server], Awaitable[Outcome]]
+    advice: Callable[[Outcome], str | None]
+    """What a person can do about an answer that was not ok; null if nothing is known."""
+    counters: Mapping[str, Formula]
+    gauges: Mapping[str, Formula]

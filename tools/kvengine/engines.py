@@ -1,0 +1,49 @@
+"""Every kind of engine that is known, found by itself: a module with an `ENGINE` is one."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+import kvengine
+from kvengine.engine import Engine
+from kvpipe.process import UsageError
+
+
+def _modules() -> dict[str, ModuleType]:
+    own = __name__.rpartition(".")[2]
+    found: dict[str, ModuleType] = {}
+    # counters and rest stand on this module, so importing them from here would be a circle; they
+    # are no engines, and neither are the others that have no ENGINE.
+    for info in pkgutil.iter_modules(kvengine.__path__):
+        if info.name not in (own, "counters", "rest"):
+            module = importlib.import_module(f"kvengine.{info.name}")
+            engine = getattr(module, "ENGINE", None)
+            if isinstance(engine, Engine):
+                found[engine.kind] = module
+    return found
+
+
+MODULES: dict[str, ModuleType] = _modules()
+"""Module by kind."""
+
+ENGINES: dict[str, Engine] = {kind: module.ENGINE for kind, module in MODULES.items()}
+"""Description by kind."""
+
+
+def engine_of(kind: str) -> Engine:
+    """The engine of a kind; UsageError that lists the known ones."""
+    try:
+        return ENGINES[kind]
+    except KeyError:
+        known = ", ".join(sorted(ENGINES))
+        raise UsageError(f"engine '{kind}': no such kind; known: {known}") from None
+
+
+def split_engine(text: str) -> tuple[Engine, str]:
+    """`vllm=http://HOST:8000` as an engine and a URL; UsageError for anything else."""
+    kind, equals, url = text.partition("=")
+    if not equals or not url:
+        raise UsageError(f"engine '{text}': write KIND=URL, such as vllm=http://HOST:8000")
+    return engine_of(kind), url

@@ -1,0 +1,150 @@
+"""One server of the control plane: asked seldom, answered whole, complained about in one line.
+
+Every call opens a connection of its own. Servers close idle connections after seconds, so a kept
+one would now and then be reset; and several servers hidden behind one URL show themselves only
+over fresh connections. The measured path (kvload) has a client of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from kvengine.urls import base_url, redact
+from kvpipe.process import ToolError
+
+TIMEOUT_S = 60.0
+
+
+class Unreachable(ToolError):
+    """No answer came back: refused, unknown host, time out, hung up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server said: the whole body as text, and how long it took in seconds."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+    elapsed_s: float
+
+    @property
+    def ok(self) -> bool:
+        """True for a 2xx, which says nothing about what the body admits."""
+        return 200 <= self.status < 300
+
+    def short(self, limit: int = 200) -> str:
+        """`404 {"detail":"Not Found"}` on one line, cut to `limit` characters."""
+        body = " ".join(self.text.split())
+        body = body if len(body) <= limit else body[:limit] + "..."
+        return f"{self.status} {body}" if body else f"{self.status} (empty)"
+
+
+class Server:
+    """A base URL (with or without `/v1`) with its key and headers; use it with `async with`."""
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.base = base_url(url)
+        self.shown = redact(self.base)
+        """The URL as it may be printed and recorded."""
+        self._headers = {"Accept-Encoding": "identity", **(headers or {})}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            headers=self._headers,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        """GET `path` below the base URL; options as for `request`. Raises Unreachable."""
+        return await self.request("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> Answer:
+        """POST to `path` below the base URL; options as for `request`. Raises Unreachable."""
+        return await self.request("POST", path, **options)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Send one request and read the whole answer, whatever its status. Raises Unreachable."""
+        if self._session is None:
+            raise RuntimeError("Server is used outside `async with`")
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        begin = time.perf_counter()
+        try:
+            async with self._session.request(
+                method,
+                self.base + path,
+                json=json,
+                params=params,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=limit_s),
+            ) as response:
+                text = await response.text(errors="replace")
+        except TimeoutError as error:
+            raise self._unreachable(f"no answer within {limit_s:g} s") from error
+        except aiohttp.ClientError as error:
+            raise self._unreachable(describe(error)) from error
+        return Answer(
+            status=response.status,
+            text=text,
+            headers=dict(response.headers),
+            elapsed_s=time.perf_counter() - begin,
+        )
+
+    def _unreachable(self, what: str) -> Unreachable:
+        return Unreachable(
+            f"{self.shown}: {what}; is the server running? try: curl {self.shown}/v1/models"
+        )
+
+
+def describe(error: aiohttp.ClientError) -> str:
+    """The cause in a few words: `connection refused`, `unknown host`, `tls error`, ..."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "unknown host"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"tls error: {str(error).lower()}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        # asyncio writes `Connect call failed (...)` where the plain words are wanted.
+        known = {ConnectionRefusedError: "connection refused", TimeoutError: "timed out"}
+        return known.get(type(cause)) or (cause.strerror or str(cause)).lower()
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed before an answer"
+    return (str(error) or type(error).__name__).lower()
