@@ -1,0 +1,133 @@
+"""One answer being made: its tokens, its blocks, and the stamps of its life. No clock."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from kvsim.answers import answer_seed, token_at
+from kvsim.cache import ROOT, Block, chain, chain_all
+from kvsim.prompt import Ask
+from kvsim.tokens import EOS
+
+
+@dataclass(slots=True)
+class Output:
+    """One token, or the end of one choice, or the error that ends the whole request."""
+
+    choice: int
+    token: int | None = None
+    place: int = 0
+    """Of the token in the answer, from 1."""
+    finish: str | None = None
+    """``length``, ``stop`` or None while there is more."""
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request inside the engine: its choices and the queue on which tokens leave it."""
+
+    ask: Ask
+    arrived_s: float
+    outputs: asyncio.Queue[list[Output]] = field(default_factory=asyncio.Queue)
+    sequences: list["Sequence"] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> int:
+        return sum(not sequence.finished for sequence in self.sequences)
+
+    @property
+    def cached_local(self) -> int:
+        """Prompt tokens out of the engine's own cache, first choice of each prompt."""
+        return sum(s.cached_local for s in self.sequences if s.leads)
+
+    @property
+    def cached_remote(self) -> int:
+        """Prompt tokens loaded out of the store, first choice of each prompt."""
+        return sum(s.cached_remote for s in self.sequences if s.leads)
+
+    @property
+    def created(self) -> int:
+        """Prompt tokens newly put into the cache, in whole blocks, first choice of each prompt."""
+        return sum(s.created for s in self.sequences if s.leads)
+
+    @property
+    def generated(self) -> int:
+        return sum(s.generated for s in self.sequences)
+
+
+class Sequence:
+    """One choice of a job."""
+
+    def __init__(self, job: Job, choice: int, prompt: tuple[int, ...], size: int) -> None:
+        ask = job.ask
+        self.job = job
+        self.choice = choice
+        self.leads = choice % ask.n == 0
+        self.tokens = list(prompt)
+        self.prompt_len = len(prompt)
+        self.size = size
+        self.salt = ask.salt
+        self.digests: list[bytes] = []
+        self.blocks: list[Block] = []
+        self.named = 0
+        """Blocks, from the first, that have been made findable."""
+        self.computed = 0
+        self.epoch = 0
+        """Raised whenever a step in flight must no longer count."""
+        self.cached_local = 0
+        self.cached_remote = 0
+        self.admitted = False
+        self.loading = False
+        self.prefilled = False
+        self.finished = False
+        self.limit = ask.max_tokens
+        self.preemptions = 0
+        self.scheduled_s = 0.0
+        self.first_s = 0.0
+        self.last_s = 0.0
+        extra = (ask.seed, choice % ask.n) if ask.temperature > 0 else ()
+        self.answer = answer_seed(prompt, *extra)
+
+    def reseed(self, value: int) -> None:
+        """Another answer than the prompt's own."""
+        self.answer ^= value
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_len
+
+    @property
+    def created(self) -> int:
+        """Whole blocks of the prompt (its last token apart) that no cache had, in tokens."""
+        whole = (self.prompt_len - 1) // self.size * self.size
+        return max(0, whole - self.cached_local - self.cached_remote)
+
+    def hash_prompt(self) -> None:
+        self.digests = list(chain_all(self.tokens, self.size, self.salt))
+
+    def digest(self, at: int) -> bytes:
+        """The name of the ``at``-th block, which must be full."""
+        while len(self.digests) <= at:
+            start = len(self.digests) * self.size
+            parent = self.digests[-1] if self.digests else ROOT
+            salt = self.salt if start == 0 else None
+            self.digests.append(chain(parent, self.tokens[start : start + self.size], salt))
+        return self.digests[at]
+
+    def findable(self) -> list[bytes]:
+        """Names under which its beginning may be cached; never the block of its last token."""
+        return [self.digest(at) for at in range((len(self.tokens) - 1) // self.size)]
+
+    def next_token(self) -> Output:
+        """Makes the next token, and says whether it was the last."""
+        ask = self.job.ask
+        place = self.generated
+        may_stop = not ask.ignore_eos and place >= ask.min_tokens
+        token = token_at(self.answer, place, may_stop=may_stop)
+        self.tokens.append(token)
+        finish = None
+        if token == EOS:
+            finish = "stop"
+        elif self.generated >= self.limit:
+            finish = "length"
+        return Output(self.choice, token, self.generated, finish)
