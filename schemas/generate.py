@@ -41,13 +41,14 @@ def _schema(name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
         if "record" in inner.get("properties", {}):
             (tag,) = inner["properties"]["record"]["enum"]
             inner["properties"] |= _envelope(tag)
+            inner["required"].remove("record")
     if components:
         schema["$defs"] = dict(sorted(components.items()))
     return schema
 
 
 def _head_first(schema: dict[str, Any], name: str) -> None:
-    """The envelope of a line: both keys are required there (inside a record `schema` is not)."""
+    """The envelope of a line: both keys are required there; a record inside needs neither."""
     schema["properties"] |= _envelope(name)
     required = [key for key in schema.get("required", []) if key not in ("record", "schema")]
     schema["required"] = ["record", "schema", *required]

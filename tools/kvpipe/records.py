@@ -285,7 +285,7 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     experiment_id: Annotated[str, Meta(description="Joins the rounds of one experiment.")]
     name: Annotated[str, Meta(description="Label; the scenario's name by default.")]
     scenario: Annotated[str, Meta(description="Scenario that was run.")]
-    arm: Annotated[Arm, Meta(description="cold, hit or no_reuse.")]
+    arm: Annotated[Arm, Meta(description="Arm of the experiment: `cold`, `hit` or `no_reuse`.")]
     tier: Annotated[Tier, Meta(description="Tier under test.")]
     repeat: Annotated[int, Meta(ge=1, description="Which repeat, from 1.")] = 1
     round_num: Annotated[int, Meta(ge=0, description="Round from 1; 0 for no_reuse.")]
@@ -314,7 +314,7 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     salt: Annotated[str | None, Meta(description="Salt of the namespace; null: none.")] = None
     salt_way: Annotated[SaltWay, Meta(description="How the salt is sent.")] = "none"
     isolation: Annotated[
-        Cleared | None, Meta(description="kvclear's record, from --isolation; null: none given.")
+        Cleared | None, Meta(description="Record of kvclear, from --isolation; null: none given.")
     ] = None
     block_tokens: Annotated[
         int | None, Meta(description="Engine's block size; null: not known.")
@@ -574,8 +574,8 @@ class Stat(Record, frozen=True, kw_only=True):
     p95: Annotated[float | None, Meta(description="95th percentile.")] = None
     p99: Annotated[float | None, Meta(description="99th percentile; null below n = 100.")] = None
     p999: Annotated[float | None, Meta(description="99.9th; null below n = 1,000.")] = None
-    min: Annotated[float | None, Meta(description="Smallest.")] = None
-    max: Annotated[float | None, Meta(description="Largest.")] = None
+    min: Annotated[float | None, Meta(description="Smallest value.")] = None
+    max: Annotated[float | None, Meta(description="Largest value.")] = None
 
 
 class Timings(Record, frozen=True, kw_only=True):
@@ -651,10 +651,12 @@ class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="rou
         Run | list[Run], Meta(description="The round's head; a list when shards were merged.")
     ]
     scenario: Annotated[str, Meta(description="Scenario that was run.")]
-    name: Annotated[str, Meta(description="Label.")]
+    name: Annotated[str, Meta(description="Label of the scenario in reports.")]
     round_num: Annotated[int, Meta(ge=0, description="Round from 1; 0 for no_reuse.")]
     endpoint_url: Annotated[str | None, Meta(description="Endpoint of the round.")] = None
-    avg_ttft: Annotated[float | None, Meta(description="Mean TTFT in seconds.")]
+    avg_ttft: Annotated[
+        float | None, Meta(description="Mean TTFT in seconds; null if nothing succeeded.")
+    ]
     complete: Annotated[bool, Meta(description="False if the stream had no end or stopped early.")]
     total_requests: Annotated[int, Meta(ge=0, description="Requests, sentinels excluded.")]
     successful_requests: Annotated[int, Meta(ge=0, description="Those that succeeded.")]
