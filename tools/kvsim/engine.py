@@ -142,6 +142,7 @@ class Engine:
             step = await self._schedule()
             if not step.parts:
                 await self._rest()
+                planned = self._clock()
                 continue
             now = self._clock()
             planned = planned if now - planned < 0.02 else now

@@ -15,6 +15,7 @@ from kvsim.accounting import Accounting
 from kvsim.delivery import Streamer, whole
 from kvsim.engine import DEAD, Engine
 from kvsim.faults import FaultError, FaultSet
+from kvsim.flat import Flat
 from kvsim.intake import read_ask, read_body
 from kvsim.options import NodeOptions
 from kvsim.refusals import Refused
@@ -47,6 +48,7 @@ class Node:
         self.books = Accounting(options)
         self.client = StoreClient(options, self.books, client_segment) if options.store else None
         self.engine = Engine(options, self.faults, self.books, self.client)
+        self.flat = Flat(options, self.books) if options.flat else None
         self.truth = TruthLog(options.truth)
         self._random = Random(options.seed)
         self._connections = Connections()
@@ -145,9 +147,16 @@ class Node:
         if self.faults.every("http_error", part=1):
             status = int(self.faults.number("http_error"))
             raise Refused(status, "InternalServerError", "simulated failure")
+        if self.flat is not None:
+            try:
+                return await self.flat.generate(request, body, trace, chat=chat)
+            finally:
+                self.truth.add(trace)
         ask = read_ask(body, chat, self.options, trace.request_id)
         if self.engine.dead and not ask.stream:
             raise Refused(500, "InternalServerError", DEAD)
+        if self.options.pace.overhead_s:
+            await asyncio.sleep(self.options.pace.overhead_s)
         job = self.engine.submit(ask)
         try:
             if ask.stream:

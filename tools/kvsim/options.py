@@ -8,14 +8,16 @@ from pathlib import Path
 class Pace:
     """How long things take, in seconds. The defaults make a 2,700-token miss about 0.4 s."""
 
+    overhead_s: float = 0.015
+    """Of each request before the engine has it: parsing, templating, tokenising."""
     prefill_tps: float = 7500.0
     step_s: float = 0.008
     decode_s_per_sequence: float = 0.0001
     attention_s_per_pair: float = 0.0
     """Seconds per (new token, token before it): the quadratic part of prefill."""
-    load_latency_s: float = 0.01
+    load_latency_s: float = 0.005
     load_s_per_block: float | None = None
-    """None: 10 microseconds a token."""
+    """None: 7 microseconds a token."""
     save_delay_s: float = 0.1
     save_s_per_block: float | None = None
     """None: 10 microseconds a token."""
@@ -25,7 +27,7 @@ class Pace:
     def load_s(self, blocks: int, block_tokens: int) -> float:
         per_block = self.load_s_per_block
         return self.load_latency_s + blocks * (
-            block_tokens * 1e-5 if per_block is None else per_block
+            block_tokens * 7e-6 if per_block is None else per_block
         )
 
     def save_s(self, blocks: int, block_tokens: int) -> float:
