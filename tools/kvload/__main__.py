@@ -1,0 +1,3 @@
+from kvload.cli import main
+
+main()

@@ -1,0 +1,365 @@
+"""The experiment itself: repeats, rounds and the controls between them (METHOD)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import time
+import uuid
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from kvengine.urls import redact
+from kvload.arrivals import due_times
+from kvload.bodies import Dress, Prepared, prepare
+from kvload.client import Client, Target
+from kvload.console import Console
+from kvload.controls import needs_reset, preflight_reset, reset_engines, rest, warmup_findings
+from kvload.drive import Observe, Outcome, Round
+from kvload.heads import run_head
+from kvload.health import client_health
+from kvload.ideals import Namespace, RoundIdeals
+from kvload.namespaces import Salts
+from kvload.plans import RepeatPlan, load_plans, plan_of, warmup_requests
+from kvload.settings import Experiment, RoundPlan, rounds_of
+from kvload.site import Node, Site, salt_way, survey
+from kvload.stopping import Interrupted, Stopping
+from kvload.warmup import Leg, warm_up
+from kvload.watch import SerialWatch, Watch
+from kvload.writer import RoundFacts, Tally, Writer
+from kvpipe.jsonl import write_record
+from kvpipe.process import Stopped, ToolError
+from kvpipe.records import Arrival, Barrier, End, Reset, Run, Warmup
+
+FEW_CONNECTIONS = 64
+NO_WARMUP = Warmup(passes=0, settled=None)
+TITLES = {"cold": "🥶 Cold Start", "hit": "🔥 Cache Hit", "no_reuse": "no reuse (control)"}
+
+
+@dataclass(slots=True)
+class Totals:
+    """What became of the whole invocation."""
+
+    complete: bool = True
+    failed: int = 0
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One round about to be run: all that is fixed before its clock starts."""
+
+    plan: RepeatPlan
+    round_plan: RoundPlan
+    following: RoundPlan | None
+    head: Run
+    node: Node
+    client: Client
+    prepared: list[Prepared]
+    namespace: Namespace
+    reuse: bool
+
+
+class Conductor:
+    """Runs one experiment against the servers of its site."""
+
+    def __init__(self, experiment: Experiment, out: BinaryIO, console: Console) -> None:
+        self._experiment = experiment
+        self._out = out
+        self._console = console
+        self._stack = contextlib.AsyncExitStack()
+        self._clients: dict[str, Client] = {}
+        self._site: Site
+        self._warmup: Warmup | None = None
+        self.stopping = Stopping(console)
+        self.totals = Totals()
+
+    async def run(self) -> None:
+        """Survey, warm up, then every round of every repeat; ends early at a stop."""
+        self.stopping.listen()
+        async with self._stack:
+            try:
+                plans = await self._prepare_site()
+                for repeat in self._experiment.repeats:
+                    await self._repeat(repeat, plan_of(plans, repeat))
+                    if not self.totals.complete:
+                        return
+            finally:
+                for client in self._clients.values():
+                    await client.close()
+
+    async def _prepare_site(self) -> list[RepeatPlan]:
+        """Everything that may forbid measuring, before anything is measured."""
+        experiment = self._experiment
+        unless = self.stopping.unless
+        self._site = await unless(survey(experiment, self._stack.enter_async_context))
+        access = experiment.access
+        for url in self._site.nodes:
+            target = Target.parse(url, experiment.api, access.headers, access.api_key)
+            self._clients[url] = Client(target, timeout_s=access.timeout_s)
+        first = experiment.endpoint(self._schedule()[0].round_num)
+        plans = await unless(asyncio.to_thread(load_plans, experiment, first, self._site.model))
+        for plan in plans:
+            check_lengths(plan, self._site)
+        timed = any(request.at_s is not None for plan in plans for request in plan.requests)
+        if timed and experiment.arrival == Arrival(kind="serial"):
+            self._experiment = dataclasses.replace(experiment, arrival=Arrival(kind="planned"))
+        if needs_reset(experiment):
+            await unless(preflight_reset(self._site))
+        return plans
+
+    def _schedule(self) -> list[RoundPlan]:
+        return rounds_of(self._experiment, self._experiment.repeats[0])
+
+    async def _repeat(self, repeat: int, plan: RepeatPlan) -> None:
+        experiment = self._experiment
+        way = salt_way(next(iter(self._site.nodes.values())).identity)
+        salts = Salts(experiment=experiment, way=way, repeat=repeat)
+        if len(experiment.repeats) > 1:
+            self._console.say(f"Repeat {repeat}/{max(experiment.repeats)}")
+        if self._warmup is None:
+            self._warmup = await self._warm_up(plan)
+        schedule = rounds_of(experiment, repeat)
+        for number, round_plan in enumerate(schedule):
+            following = schedule[number + 1] if number + 1 < len(schedule) else None
+            turn = self._turn(repeat, plan, round_plan, following, salts)
+            self.totals.complete = await self._one_round(turn)
+            self.totals.rounds += 1
+            if not self.totals.complete:
+                return
+            if following is not None and experiment.pause_s > 0:
+                self._console.say(f"  pause: {experiment.pause_s:g} s")
+                await self.stopping.unless(asyncio.sleep(experiment.pause_s))
+
+    async def _warm_up(self, plan: RepeatPlan) -> Warmup:
+        experiment, site = self._experiment, self._site
+        requests = warmup_requests(plan.requests)
+        if experiment.warmup_passes == 0 or not requests:
+            return NO_WARMUP
+        schedule = self._schedule()
+        storing = [turn for turn in schedule if turn.arm == "cold"] or schedule[:1]
+        cold = [self._leg(turn.round_num, "stored") for turn in storing[:1]]
+        known = {leg.url for leg in cold}
+        alone = [self._leg(turn.round_num, "alone") for turn in schedule if turn.arm == "no_reuse"]
+        cold = [leg for leg in alone if leg.url not in known] + cold
+        hit = [self._leg(turn.round_num, "stored") for turn in schedule if turn.arm == "hit"][:1]
+        self._console.say("Warm-up")
+
+        async def between() -> None:
+            await rest(site)
+            if needs_reset(experiment):
+                await reset_engines(site)
+
+        work = warm_up(requests, cold, hit, experiment.warmup_passes, between)
+        warmup = await self.stopping.unless(work)
+        await self.stopping.unless(rest(site))
+        return warmup
+
+    def _leg(self, round_num: int, namespace: str) -> Leg:
+        url = self._experiment.endpoint(round_num)
+        dress = self._dress(url, uuid.uuid4().hex[:16])
+        return Leg(url=redact(url), client=self._clients[url], dress=dress, namespace=namespace)
+
+    def _dress(self, url: str, run_id: str) -> Dress:
+        """Bodies without a namespace; callers put theirs in."""
+        experiment = self._experiment
+        return Dress(
+            api=experiment.api,
+            model=self._site.model,
+            engine=self._site.nodes[url].identity.engine,
+            extra=experiment.extra_body,
+            salt=None,
+            salt_way="none",
+            salt_each=False,
+            nonce=run_id,
+            run_id=run_id,
+            keep_output=experiment.keep_output,
+        )
+
+    def _turn(
+        self,
+        repeat: int,
+        plan: RepeatPlan,
+        round_plan: RoundPlan,
+        following: RoundPlan | None,
+        salts: Salts,
+    ) -> Turn:
+        """Bodies, head and namespace of a round, all before its clock starts."""
+        experiment = self._experiment
+        url = experiment.endpoint(round_plan.round_num)
+        node = self._site.nodes[url]
+        salt, each = salts.of(round_plan)
+        dress = dataclasses.replace(
+            self._dress(url, uuid.uuid4().hex[:16]),
+            salt=salt,
+            salt_way=salts.way if salt is not None else "none",
+            salt_each=each,
+        )
+        namespace = salts.seen(salt, each)
+        if round_plan.arm == "hit" and experiment.only_round is not None:
+            namespace.presume(plan.requests)
+        return Turn(
+            plan=plan,
+            round_plan=round_plan,
+            following=following,
+            head=run_head(experiment, node, plan.head, round_plan, repeat, dress, self._warmup),
+            node=node,
+            client=self._clients[url],
+            prepared=prepare(plan.requests, dress),
+            namespace=namespace,
+            reuse=not each,
+        )
+
+    async def _one_round(self, turn: Turn) -> bool:
+        """One round's whole stream, from `run` to `end`; False if it stopped early."""
+        experiment, head = self._experiment, turn.head
+        self._announce(turn)
+        write_record(head, self._out)
+        slots = experiment.arrival.concurrency or FEW_CONNECTIONS
+        await turn.client.refresh()
+        await turn.client.open(min(len(turn.prepared), slots))
+        watch = Watch(self._site.watched(turn.node.endpoint_url))
+        await watch.begin(sample=experiment.arrival.kind != "serial")
+        origin_ns = time.perf_counter_ns()
+        tally, outcome = await self._drive(turn, origin_ns)
+        watch.stop_sampling()
+        turn.namespace.close_round()
+        barrier, reset = await self._settle(turn, outcome)
+        for record in await watch.end(head.run_id):
+            write_record(record, self._out)
+        wall_s = max(0, (outcome.last_end_ns or origin_ns) - origin_ns) / 1e9
+        end = End(
+            run_id=head.run_id,
+            complete=outcome.stopped is None,
+            reason=outcome.stopped,
+            planned=len(turn.prepared),
+            sent=tally.sent,
+            ok=tally.ok,
+            failed=tally.failed,
+            retried=tally.retried,
+            wall_s=wall_s,
+            barrier=barrier,
+            reset=reset,
+            findings=warmup_findings(self._warmup),
+            client=client_health(outcome, tally, experiment.arrival, wall_s, turn.client.opened),
+        )
+        write_record(end, self._out)
+        self.totals.failed += tally.failed
+        self._account(end, tally)
+        return end.complete
+
+    async def _drive(self, turn: Turn, origin_ns: int) -> tuple[Tally, Outcome]:
+        """Send the round and write its request records."""
+        experiment, head = self._experiment, turn.head
+        ideals = RoundIdeals(
+            turn.namespace,
+            block_tokens=turn.node.block_tokens,
+            calibrated=head.calibrated,
+            reuse=turn.reuse,
+            salt_in_prompt=head.salt_way == "prompt_head",
+        )
+        facts = RoundFacts(
+            run_id=head.run_id,
+            endpoint_url=head.endpoint_url,
+            api=experiment.api,
+            origin_ns=origin_ns,
+            floor_tokens=turn.node.floor_tokens,
+            keep_output=experiment.keep_output,
+        )
+        observe = await self._observer(turn.node)
+        self._console.begin(len(turn.prepared))
+
+        def written(tally: Tally) -> None:
+            self._console.progress(tally.ok + tally.failed, tally.failed)
+
+        due = due_times(
+            [item.planned for item in turn.prepared], experiment.arrival, experiment.seed
+        )
+        with Writer(self._out, facts, ideals, written) as writer:
+            driver = Round(turn.client, writer, experiment.arrival, due, observe)
+            self.stopping.on_stop = driver.stop
+            if self.stopping.reason is not None:
+                driver.stop(self.stopping.reason)
+            try:
+                outcome = await driver.run(turn.prepared)
+            finally:
+                self.stopping.on_stop = None
+        return writer.tally, outcome
+
+    async def _observer(self, node: Node) -> Observe | None:
+        """Serially, the endpoint's counters tell the tier of every single request."""
+        if self._experiment.arrival.kind != "serial":
+            return None
+        for watched in self._site.watched(node.endpoint_url):
+            if watched.role == "node":
+                serial = SerialWatch(watched)
+                await serial.begin()
+                return serial.observe
+        return None
+
+    async def _settle(self, turn: Turn, outcome: Outcome) -> tuple[Barrier, Reset | None]:
+        """The barrier, and the reset of the engine's own cache where the tier asks for it."""
+        last_hit = turn.round_plan.arm == "hit" and turn.following is None
+        if outcome.stopped is not None or last_hit:
+            return Barrier(state="skipped", waited_s=0.0, reason="nothing follows"), None
+        before_hit = turn.following is not None and turn.following.arm == "hit"
+        reset: Reset | None = None
+        try:
+            barrier = await self.stopping.unless(rest(self._site))
+            if before_hit and needs_reset(self._experiment):
+                reset = await self.stopping.unless(reset_engines(self._site))
+        except Interrupted:
+            return Barrier(state="unknown", waited_s=0.0, reason="interrupted"), None
+        return barrier, reset
+
+    def _announce(self, turn: Turn) -> None:
+        experiment, head = self._experiment, turn.head
+        numbers = [plan.round_num for plan in self._schedule() if plan.round_num > 0]
+        place = ""
+        if len({experiment.endpoint(number) for number in numbers}) > 1:
+            place = f"  🌐 cross-node - endpoint: {head.endpoint_url}"
+        title = f"Round {head.round_num}"
+        if head.rounds is not None:
+            title += f"/{head.rounds}"
+        if head.arm == "no_reuse":
+            title = "Control"
+        simulated = "  SIMULATED" if head.simulated else ""
+        self._console.say(f"{title}  {TITLES[head.arm]}  {head.name}{place}{simulated}")
+
+    def _account(self, end: End, tally: Tally) -> None:
+        text = f"  {end.ok + end.failed}/{end.planned} in {end.wall_s:.1f} s"
+        if end.failed:
+            text += f", {end.failed} failed (last: {tally.last_error})"
+        if end.barrier is not None and end.barrier.state == "unknown":
+            text += f"; barrier unknown: {end.barrier.reason}"
+        if end.reason is not None:
+            text += f"; stopped: {end.reason}"
+        self._console.say(text)
+
+
+def check_lengths(plan: RepeatPlan, site: Site) -> None:
+    """No prompt may be longer than an endpoint's context; ToolError before anything is sent."""
+    for node in site.nodes.values():
+        limit = node.identity.max_model_len
+        for request in plan.requests:
+            needed = (request.prompt_tokens or 0) + request.max_tokens
+            if limit is not None and needed > limit:
+                raise ToolError(
+                    f"request {request.index} needs {needed} tokens (prompt and output), but"
+                    f" {site.model} at {redact(node.endpoint_url)} takes {limit}: lower"
+                    " --context-tokens or --output-tokens"
+                )
+
+
+async def conduct(experiment: Experiment, out: BinaryIO, console: Console) -> Totals:
+    """Run one experiment; Stopped after a signal, ToolError if it could not begin."""
+    conductor = Conductor(experiment, out, console)
+    try:
+        await conductor.run()
+    except Interrupted:
+        raise Stopped(conductor.stopping.signum or signal.SIGINT) from None
+    if conductor.stopping.signum is not None:
+        raise Stopped(conductor.stopping.signum)
+    return conductor.totals

@@ -1,0 +1,75 @@
+"""The controls between rounds: rest, the reset that tier `store` stands on, and warm-up's legs."""
+
+from __future__ import annotations
+
+from kvengine.rest import come_to_rest
+from kvengine.server import Server, Unreachable
+from kvengine.vllm import reset_local
+from kvload.settings import Experiment
+from kvload.site import Site
+from kvpipe.process import ToolError
+from kvpipe.records import Barrier, Finding, Reset, Warmup
+
+
+async def rest(site: Site) -> Barrier:
+    """Wait until engines and stores are at rest, or say that it could not be seen."""
+    nodes, stores = site.counting_nodes(), site.stores()
+    if not nodes and not stores:
+        return Barrier(state="unknown", waited_s=0.0, reason="no metrics to look at")
+    return await come_to_rest(nodes, stores)
+
+
+async def reset_engines(site: Site) -> Reset:
+    """Reset every engine's own prefix cache, and only that: the store keeps what it has."""
+    answers: list[str] = []
+    verdicts: list[bool | None] = []
+    retries = 0
+    for server in _engines(site):
+        try:
+            outcome = await reset_local(server)
+        except Unreachable as error:
+            answers.append(str(error))
+            verdicts.append(False)
+            continue
+        answers.append(f"{server.shown}: {outcome.answer}")
+        verdicts.append(outcome.ok)
+        retries += outcome.retries
+    ok = False if False in verdicts else None if None in verdicts else True
+    return Reset(answers=answers, retries=retries, ok=ok)
+
+
+async def preflight_reset(site: Site) -> None:
+    """Try the reset before anything is measured; ToolError if it is refused."""
+    reset = await reset_engines(site)
+    if reset.ok is False:
+        raise ToolError(
+            f"--tier store needs POST /reset_prefix_cache to work: {'; '.join(reset.answers)}"
+            " (start vLLM with VLLM_SERVER_DEV_MODE=1, or name the engine behind a proxy with"
+            " --engine vllm=URL)"
+        )
+
+
+def warmup_findings(warmup: Warmup | None) -> list[Finding]:
+    """What the warm-up has to say of the round behind it."""
+    if warmup is None or warmup.settled is not False:
+        return []
+    return [
+        Finding(
+            code="warmup_unstable",
+            severity="warning",
+            message=(
+                f"TTFTs had not settled after {warmup.passes} warm-up passes: the first requests"
+                " may measure the server's own warming"
+            ),
+            evidence={"passes": warmup.passes},
+        )
+    ]
+
+
+def needs_reset(experiment: Experiment) -> bool:
+    """Whether the engine's own cache is reset between cold and hit."""
+    return experiment.tier == "store" and experiment.only_round is None
+
+
+def _engines(site: Site) -> list[Server]:
+    return site.resetters or [node.server for node in site.nodes.values()]

@@ -1,0 +1,88 @@
+"""The `run` record: everything that could change a number of the round behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from kvengine.urls import redact
+from kvload.bodies import Dress
+from kvload.settings import Experiment, RoundPlan
+from kvload.site import Node
+from kvpipe.process import version
+from kvpipe.records import Host, Plan, Run, Warmup
+
+
+def run_head(
+    experiment: Experiment,
+    node: Node,
+    plan: Plan,
+    round_plan: RoundPlan,
+    repeat: int,
+    dress: Dress,
+    warmup: Warmup | None,
+) -> Run:
+    """The head of one round."""
+    scenario = experiment.source.scenario or plan.scenario
+    made_elsewhere = experiment.source.workload is not None and plan.source == "workload"
+    return Run(
+        run_id=dress.run_id,
+        experiment_id=experiment.experiment_id,
+        name=experiment.name or scenario,
+        scenario=scenario,
+        arm=round_plan.arm,
+        tier=experiment.tier,
+        repeat=repeat,
+        round_num=round_plan.round_num,
+        rounds=experiment.rounds if experiment.only_round is None else None,
+        position=round_plan.position,
+        endpoint_url=redact(node.endpoint_url),
+        api=experiment.api,
+        model=dress.model,
+        engine=node.identity.engine,
+        engine_version=node.identity.version,
+        simulated=node.identity.simulated,
+        plan_sha256=plan.plan_sha256,
+        shape_sha256=plan.shape_sha256,
+        seed=None if made_elsewhere else plan.seed,
+        calibrated=plan.calibrated,
+        requests=plan.requests,
+        sentinels=plan.sentinels,
+        contexts=plan.contexts,
+        arrival=experiment.arrival,
+        order=plan.order,
+        salt=dress.salt,
+        salt_way=dress.salt_way,
+        isolation=experiment.isolation,
+        block_tokens=node.block_tokens,
+        chunk_tokens=experiment.chunk_tokens,
+        warmup=warmup,
+        config=experiment.config,
+        config_sha256=config_sha256(experiment.config),
+        tool_version=version(),
+        host=this_host(),
+        started_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+    )
+
+
+def config_sha256(config: dict[str, Any]) -> str:
+    """Hash of a config as it was used."""
+    return hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
+
+
+@cache
+def this_host() -> Host:
+    """The machine that sends."""
+    return Host(
+        name=socket.gethostname(),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+    )

@@ -1,0 +1,40 @@
+"""The client's own health: how late it sent, how late its loop woke, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvload.drive import Outcome
+from kvload.writer import Tally
+from kvpipe.records import Arrival, ClientHealth
+
+
+def client_health(
+    outcome: Outcome, tally: Tally, arrival: Arrival, wall_s: float, opened: int
+) -> ClientHealth:
+    """Of one round; a figure without observations is null."""
+    return ClientHealth(
+        lateness_p50_s=quantile(tally.lateness_s, 0.5),
+        lateness_p99_s=quantile(tally.lateness_s, 0.99),
+        loop_lag_p99_s=quantile(outcome.loop_lag_s, 0.99),
+        loop_lag_max_s=max(outcome.loop_lag_s, default=None),
+        stamp_lag_p99_s=quantile(tally.stamp_lag_s, 0.99),
+        cpu_s=outcome.cpu_s,
+        cpu_ratio=outcome.cpu_s / wall_s if wall_s > 0 else None,
+        merged_reads=tally.merged_reads,
+        asked_rps=arrival.rate_rps,
+        achieved_rps=tally.sent / wall_s if wall_s > 0 else None,
+        achieved_concurrency=tally.in_flight_ns / 1e9 / wall_s if wall_s > 0 else None,
+        connections_opened=opened,
+    )
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """Quantile by linear interpolation; null without values."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,0 +1,89 @@
+"""Where the requests come from: kvplan in a process of its own, or a workload file.
+
+`--scenario` is the shorthand for `kvplan --scenario ... | kvload --workload -`, and that is how it
+is done: kvplan runs as a child, its complaints reach the same stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvload.settings import Experiment
+from kvpipe.jsonl import open_lines
+from kvpipe.process import ToolError
+from kvpipe.records import Plan, Planned
+from kvprompt.workload import read_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatPlan:
+    """The plan of one repeat."""
+
+    head: Plan
+    requests: list[Planned]
+
+
+def load_plans(experiment: Experiment, endpoint: str, model: str) -> list[RepeatPlan]:
+    """One plan per repeat; a workload made elsewhere serves every repeat under a new salt."""
+    source = experiment.source
+    if source.workload is not None:
+        with open_lines(source.workload) as (name, stream):
+            found = read_plan(stream, name)
+    else:
+        found = read_plan(io.BytesIO(_kvplan(experiment, endpoint, model)), "kvplan")
+    plans = [RepeatPlan(head=head, requests=requests) for head, requests in found]
+    if not plans or not any(plan.requests for plan in plans):
+        raise ToolError(f"{source.workload or 'kvplan'}: no requests in it")
+    return plans
+
+
+def plan_of(plans: Sequence[RepeatPlan], repeat: int) -> RepeatPlan:
+    """The plan whose text was made for `repeat`, else the only one there is."""
+    own = [plan for plan in plans if plan.head.repeat == repeat]
+    return own[0] if own else plans[(repeat - 1) % len(plans)]
+
+
+def _kvplan(experiment: Experiment, endpoint: str, model: str) -> bytes:
+    command = [
+        *(sys.executable, "-m", "kvplan"),
+        *("--scenario", str(experiment.source.scenario)),
+        *experiment.source.plan_flags,
+        *("--url", endpoint, "--model", model, "--api", experiment.api),
+    ]
+    if len(experiment.repeats) > 1:
+        command += ["--repeats", str(max(experiment.repeats))]
+    else:
+        command += ["--repeat", str(experiment.repeats[0])]
+    for name, value in experiment.access.headers.items():
+        command += ["--header", f"{name}: {value}"]
+    environment = dict(os.environ)
+    if experiment.access.api_key is not None:
+        # By environment, not by argument: arguments stand in everybody's process list.
+        environment["OPENAI_API_KEY"] = experiment.access.api_key
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, check=False
+    )
+    if done.returncode != 0:
+        raise ToolError("the plan could not be made (kvplan says why above)")
+    return done.stdout
+
+
+def warmup_requests(requests: Sequence[Planned]) -> list[Planned]:
+    """A miniature of the plan: a leader, a follower of it and a unique, as far as it has them."""
+    leader = next((item for item in requests if item.stratum == "leader"), None)
+    follower = next(
+        (
+            item
+            for item in requests
+            if item.stratum == "follower" and leader is not None and item.group == leader.group
+        ),
+        None,
+    )
+    unique = next((item for item in requests if item.stratum == "unique"), None)
+    chosen = [item for item in (leader, follower, unique) if item is not None]
+    return chosen or list(requests[:1])

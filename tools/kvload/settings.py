@@ -1,0 +1,157 @@
+"""What one invocation of kvload was asked to do; values only, no clock and no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kvpipe.process import UsageError
+from kvpipe.records import Arm, Arrival, Cleared, Role, Tier
+
+Api = Literal["chat", "completions"]
+Rounds = dict[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How servers are spoken to; the key never reaches a record."""
+
+    api_key: str | None = field(default=None, repr=False)
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the requests come from: kvplan's own flags, or a workload file."""
+
+    scenario: str | None
+    plan_flags: tuple[str, ...] = ()
+    workload: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One scenario, its rounds and its controls."""
+
+    name: str | None
+    source: Source
+    endpoints: Rounds
+    model: str | None
+    api: Api
+    access: Access
+    extra_body: dict[str, Any]
+    rounds: int
+    only_round: int | None
+    arm: Arm | None
+    same_arm_twice: bool
+    tier: Tier
+    pause_s: float
+    repeats: tuple[int, ...]
+    salt: str
+    isolation: Cleared | None
+    engines: tuple[tuple[str, str], ...]
+    metrics_urls: tuple[tuple[Role, str], ...]
+    block_tokens: int | None
+    chunk_tokens: int | None
+    arrival: Arrival
+    warmup_passes: int
+    max_failures: int
+    keep_output: bool
+    experiment_id: str
+    seed: int
+    config: dict[str, Any]
+
+    def endpoint(self, round_num: int) -> str:
+        """Endpoint of a round: its own, else that of the last round before it that has one.
+
+        A no_reuse round (0) goes where the hits go: the gain is measured on that node.
+        """
+        wanted = max(2, min(self.endpoints)) if round_num == 0 else round_num
+        known = [number for number in self.endpoints if number <= wanted]
+        return self.endpoints[max(known) if known else min(self.endpoints)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """One round of a repeat, in the order of sending."""
+
+    arm: Arm
+    round_num: int
+    salt: Literal["namespace", "fresh", "request"]
+    position: str | None = None
+
+
+def rounds_of(experiment: Experiment, repeat: int) -> list[RoundPlan]:
+    """The rounds of one repeat (METHOD: isolate, cold, barrier, hit; no_reuse before or after).
+
+    no_reuse stands before cold in odd repeats and after the hits in even ones, never between them,
+    where its saves could evict what cold stored.
+    """
+    if experiment.only_round is not None:
+        arm = experiment.arm or arm_of(experiment.only_round)
+        return [
+            RoundPlan(
+                arm=arm,
+                round_num=experiment.only_round,
+                salt="request" if arm == "no_reuse" else "namespace",
+            )
+        ]
+    if experiment.same_arm_twice:
+        arm = experiment.arm or "cold"
+        salt: Literal["fresh", "request"] = "request" if arm == "no_reuse" else "fresh"
+        return [RoundPlan(arm=arm, round_num=number, salt=salt) for number in (1, 2)]
+    if experiment.arm is not None:
+        salt_of: Literal["request", "namespace"] = (
+            "request" if experiment.arm == "no_reuse" else "namespace"
+        )
+        count = 1 if experiment.arm == "no_reuse" else experiment.rounds
+        first = 0 if experiment.arm == "no_reuse" else 1
+        return [
+            RoundPlan(arm=experiment.arm, round_num=first + number, salt=salt_of)
+            for number in range(count)
+        ]
+    plain = [
+        RoundPlan(arm=arm_of(number), round_num=number, salt="namespace")
+        for number in range(1, experiment.rounds + 1)
+    ]
+    if not wants_control(experiment):
+        return plain
+    before = repeat % 2 == 1
+    control = RoundPlan(
+        arm="no_reuse", round_num=0, salt="request", position="before" if before else "after"
+    )
+    return [control, *plain] if before else [*plain, control]
+
+
+def arm_of(round_num: int) -> Arm:
+    """Round 0 is no_reuse, round 1 cold, every later one a hit."""
+    return "no_reuse" if round_num == 0 else "cold" if round_num == 1 else "hit"
+
+
+def wants_control(experiment: Experiment) -> bool:
+    """Whether a no_reuse round stands beside cold and hit.
+
+    Across nodes it is what B's hits are compared with; with repeats it is the control of drift and
+    the baseline with a steady state. A single ad-hoc run on one node goes without.
+    """
+    if experiment.salt == "none" or experiment.rounds < 2:
+        return False
+    return experiment.tier == "remote" or len(experiment.repeats) > 1
+
+
+def check(experiment: Experiment) -> None:
+    """Raise UsageError for what cannot be asked together."""
+    if experiment.only_round is not None and experiment.salt == "auto":
+        raise UsageError(
+            "--salt auto makes a new namespace in every call, so a later --round 2 could never hit;"
+            " use the same --salt TEXT for each round"
+        )
+    if experiment.tier == "remote" and experiment.only_round is None and experiment.arm is None:
+        places = {experiment.endpoint(number) for number in range(1, experiment.rounds + 1)}
+        if len(places) == 1 and experiment.rounds > 1 and not experiment.same_arm_twice:
+            raise UsageError(
+                "--tier remote needs round 2 on another endpoint: --url 1=URL_A --url 2=URL_B"
+            )
+    if experiment.only_round is not None and len(experiment.repeats) > 1:
+        raise UsageError("--round is one round: give --repeat I, not --repeats N")

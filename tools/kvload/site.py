@@ -1,0 +1,135 @@
+"""The servers of an experiment, found out before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from kvengine.counters import Snapshot, block_tokens, snapshot
+from kvengine.identify import Identity, identify
+from kvengine.server import Server
+from kvengine.tokenize import floor_tokens
+from kvengine.urls import redact
+from kvload.settings import Access, Experiment
+from kvpipe.process import ToolError
+from kvpipe.records import Role, SaltWay
+
+EnterServer = Callable[[Server], Awaitable[Server]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """An endpoint, and what it said of itself."""
+
+    endpoint_url: str
+    server: Server
+    identity: Identity
+    counts: bool
+    block_tokens: int | None
+    floor_tokens: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Watched:
+    """A metrics endpoint that belongs to the experiment."""
+
+    server: Server
+    role: Role
+    endpoint_url: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """Every server that an experiment touches."""
+
+    nodes: dict[str, Node]
+    extra: list[Watched]
+    resetters: list[Server]
+    model: str
+
+    def watched(self, endpoint_url: str) -> list[Watched]:
+        """What is read around a round on this endpoint: its own counters, and the extra ones."""
+        node = self.nodes[endpoint_url]
+        own = [Watched(server=node.server, role="node", endpoint_url=redact(endpoint_url))]
+        given = {item.server.base for item in self.extra}
+        if not node.counts or node.server.base in given:
+            own = []
+        return own + self.extra
+
+    def counting_nodes(self) -> list[Server]:
+        """Servers whose running and waiting requests can be seen."""
+        nodes = [node.server for node in self.nodes.values() if node.counts]
+        return nodes + [item.server for item in self.extra if item.role != "store"]
+
+    def stores(self) -> list[Server]:
+        """Stores whose keys can be counted."""
+        return [item.server for item in self.extra if item.role == "store"]
+
+
+def open_server(url: str, access: Access) -> Server:
+    """A server with the experiment's access; the session opens on entering it."""
+    return Server(url, api_key=access.api_key, headers=access.headers)
+
+
+async def survey(experiment: Experiment, enter: EnterServer) -> Site:
+    """Ask every endpoint who it is; ToolError with one line for whatever forbids measuring."""
+    urls = list(dict.fromkeys(experiment.endpoint(number) for number in _numbers(experiment)))
+    nodes: dict[str, Node] = {}
+    model: str | None = experiment.model
+    for url in urls:
+        server = await enter(open_server(url, experiment.access))
+        identity = await identify(server, model)
+        if model is not None and identity.model != model:
+            raise ToolError(
+                f"{redact(url)} serves {identity.model}, the other endpoint {model}: name one that"
+                " both serve with --model"
+            )
+        model = identity.model
+        counted = await snapshot(server)
+        nodes[url] = Node(
+            endpoint_url=url,
+            server=server,
+            identity=identity,
+            counts=counted is not None,
+            block_tokens=experiment.block_tokens or _block_tokens(counted),
+            floor_tokens=await floor_tokens(server, identity.model, experiment.api),
+        )
+    assert model is not None  # identify() names one or raises
+    extra = await _extra(experiment, enter)
+    named = [url for kind, url in experiment.engines if kind in ("vllm", "sglang")]
+    resetters = [await enter(open_server(url, experiment.access)) for url in named]
+    return Site(nodes=nodes, extra=extra, resetters=resetters, model=model)
+
+
+def salt_way(identity: Identity) -> SaltWay:
+    """How this engine takes a salt: a request field where it is known to have one.
+
+    vLLM has `cache_salt` in both APIs since 0.9.2, SGLang too; everything else gets a line at the
+    head of the prompt, which works everywhere.
+    """
+    return "cache_salt" if identity.engine in ("vllm", "sglang", "kvsim") else "prompt_head"
+
+
+async def _extra(experiment: Experiment, enter: EnterServer) -> list[Watched]:
+    given: list[tuple[Role, str]] = list(experiment.metrics_urls)
+    given += [("store", url) for kind, url in experiment.engines if kind == "mooncake"]
+    found: dict[str, Watched] = {}
+    for role, url in given:
+        server = await enter(open_server(url.removesuffix("/metrics"), experiment.access))
+        if server.base in found:
+            continue
+        if await snapshot(server) is None:
+            raise ToolError(f"{redact(url)}: no metrics there (GET /metrics); is the port right?")
+        found[server.base] = Watched(server=server, role=role, endpoint_url=None)
+    return list(found.values())
+
+
+def _numbers(experiment: Experiment) -> list[int]:
+    if experiment.only_round is not None:
+        return [experiment.only_round]
+    control = [0] if experiment.tier == "remote" else []
+    return [*range(1, experiment.rounds + 1), *control]
+
+
+def _block_tokens(counted: Snapshot | None) -> int | None:
+    return None if counted is None else block_tokens(counted)

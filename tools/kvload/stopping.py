@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: the first one drains, a second one is immediate."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from kvload.console import Console
+from kvpipe.process import die_of
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """A signal came while nothing was being measured."""
+
+
+class Stopping:
+    """Whether a signal asked us to stop, and what is to be given up then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._waiting: asyncio.Task[Any] | None = None
+        self.on_stop: Callable[[str], None] | None = None
+        self.signum: int | None = None
+
+    def listen(self) -> None:
+        """Take the two signals over from the running loop."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, self._on_signal, signum)
+
+    @property
+    def reason(self) -> str | None:
+        """Name of the signal that came, if one did."""
+        return None if self.signum is None else signal.Signals(self.signum).name
+
+    async def unless(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work`, but give it up when a signal comes; Interrupted then."""
+        if self.signum is not None:
+            work.close()
+            raise Interrupted
+        task = asyncio.ensure_future(work)
+        self._waiting = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise Interrupted from None
+        finally:
+            self._waiting = None
+
+    def _on_signal(self, signum: int) -> None:
+        if self.signum is not None:
+            die_of(signum)
+        self.signum = signum
+        self._console.say("stopping: what was measured is being written (again: at once)")
+        if self.on_stop is not None:
+            self.on_stop(signal.Signals(signum).name)
+        elif self._waiting is not None:
+            self._waiting.cancel()
