@@ -1,6 +1,6 @@
 """Ends the stack's processes when the process that started them is gone, however it went.
 
-    python stack/guard.py      (started by nodes.py; not for people)
+    python stack/guard.py [GRACE_S]      (started by nodes.py; not for people)
 
 Standard input is a pipe that only nodes.py holds open: each line is the id of a process
 group, and its end, which the kernel makes even after `kill -9`, is the order to stop.
@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-GRACE_S = 15.0  # vLLM stops in about 2 s on an idle machine
+GRACE_S = 15.0  # unless told otherwise; vLLM stops in about 2 s on an idle machine
 ZOMBIE = "Z"
 
 
@@ -42,13 +42,13 @@ def send(groups: set[int], signum: int) -> None:
             os.killpg(group, signum)
 
 
-def stop(groups: set[int]) -> None:
+def stop(groups: set[int], grace_s: float) -> None:
     """SIGTERM, patience, SIGKILL; returns when no group has a living member."""
     remaining = groups & living_groups()
     send(remaining, signal.SIGTERM)
     # A stopped process would take its SIGTERM only after somebody continued it.
     send(remaining, signal.SIGCONT)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while remaining:
         time.sleep(0.05)
         remaining &= living_groups()
@@ -56,14 +56,14 @@ def stop(groups: set[int]) -> None:
             send(remaining, signal.SIGKILL)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     # Ctrl-C and a closed terminal are nodes.py's business: this process outlives it.
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     groups = {int(line) for line in sys.stdin}
-    stop(groups)
+    stop(groups, float(arguments[0]) if arguments else GRACE_S)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

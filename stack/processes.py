@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from arrangement import Process
 
 TAIL_LINES = 25
+# The line that ends a traceback, with or without the prefix that vLLM's logger gives it.
+ERROR_LINE = re.compile(r"(?:^|(?<=\] ))[\w.]+(?:Error|Exception): .*")
+SYSTEM_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"  # vLLM asks lscpu what cores there are
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork
@@ -57,7 +61,17 @@ class Child:
         how = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
-        return f"{self.process.name} {how}; the end of {self.log}:\n{tail}"
+        why = first_error(lines) or "no error in its log"
+        return f"{self.process.name} {how}: {why}; the end of {self.log}:\n{tail}"
+
+
+def first_error(lines: list[str]) -> str | None:
+    """The first exception in a log: what vLLM's last lines call the "root cause above"."""
+    for line in lines:
+        found = ERROR_LINE.search(line)
+        if found:
+            return found[0]
+    return None
 
 
 class Group:
@@ -124,6 +138,7 @@ def child_environment(ambient: Mapping[str, str], own: Mapping[str, str]) -> dic
         for name, value in ambient.items()
         if not name.startswith(bending) and not name.lower().endswith("_proxy")
     }
+    kept["PATH"] = f"{kept.get('PATH', '')}:{SYSTEM_PATH}".lstrip(":")
     return kept | dict(own)
 
 
