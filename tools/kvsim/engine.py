@@ -75,26 +75,28 @@ class Engine:
     def submit(self, ask: Ask) -> Job:
         """Queues a request; its tokens arrive on ``job.outputs``."""
         job = Job(ask, self._clock())
-        self.dead = self.dead or self._faults.once("engine_death")
-        if self.dead:
-            self._die(job)
-            return job
         if self._faults.once("restart"):
             self._books.restart()
             self.reset_prefix_cache(reset_running=True)
         self._pacer.request_arrived()
         prompts = [prompt for prompt in ask.prompts for _ in range(ask.n)]
-        for choice, prompt in enumerate(prompts):
-            sequence = Sequence(job, choice, prompt, self._options.block_tokens)
-            if self._faults.on("ignore_salt"):
-                sequence.salt = None
-            chance = ask.temperature > 0 and ask.seed is None
-            if chance or self._faults.on("nondeterministic"):
-                sequence.reseed(self._random.getrandbits(64))
-            job.sequences.append(sequence)
+        job.sequences += [self._sequence(job, *item) for item in enumerate(prompts)]
+        self.dead = self.dead or self._faults.once("engine_death")
+        if self.dead:
+            self._die(job)
+            return job
         self._waiting += job.sequences
         self._wake.set()
         return job
+
+    def _sequence(self, job: Job, choice: int, prompt: tuple[int, ...]) -> Sequence:
+        sequence = Sequence(job, choice, prompt, self._options.block_tokens)
+        if self._faults.on("ignore_salt"):
+            sequence.salt = None
+        chance = job.ask.temperature > 0 and job.ask.seed is None
+        if chance or self._faults.on("nondeterministic"):
+            sequence.reseed(self._random.getrandbits(64))
+        return sequence
 
     def abort(self, job: Job) -> None:
         """The client went away."""

@@ -41,6 +41,9 @@ _TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 _REASONS = ("stop", "length", "abort", "error", "repetition")
 
 _COUNTERS = {
+    "estimated_flops_per_gpu": "Not estimated here, as in a CPU build.",
+    "estimated_read_bytes_per_gpu": "Not estimated here, as in a CPU build.",
+    "estimated_write_bytes_per_gpu": "Not estimated here, as in a CPU build.",
     "prefix_cache_queries": "Tokens looked up in the engine's own prefix cache.",
     "prefix_cache_hits": "Tokens found in the engine's own prefix cache.",
     "external_prefix_cache_queries": "Tokens looked up behind the KV connector.",

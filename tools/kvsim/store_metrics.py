@@ -20,6 +20,16 @@ _BATCH = (
     "exist_key", "query_ip", "replica_clear", "get_replica_list", "put_start", "put_end",
     "put_revoke",
 )  # fmt: skip
+_PROMOTION = (
+    "admitted", "completed", "completed_bytes", "expired", "failed", "cancelled",
+    "rejected_frequency", "rejected_watermark", "rejected_cap", "candidate_recorded",
+    "candidate_admitted", "candidate_admission_rejected", "candidate_expired_evaluated",
+    "candidate_expired_unevaluated", "candidate_dropped_limit",
+)  # fmt: skip
+_HA = (
+    "ha_oplog_last_sequence_id", "ha_oplog_applied_sequence_id", "ha_oplog_standby_lag",
+    "ha_oplog_pending_entries", "ha_pending_mutation_queue_size", "ha_standby_state",
+)  # fmt: skip
 _BUCKETS = (4096, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
 
@@ -41,6 +51,8 @@ def counter_names() -> Iterable[str]:
         "master_evicted_key_count", "master_evicted_size_bytes",
         "master_put_start_discard_cnt", "master_put_start_release_cnt",
     )  # fmt: skip
+    for name in _PROMOTION:
+        yield f"master_promotion_{name}_total"
 
 
 def _gauges(store: Store) -> dict[str, int]:
@@ -58,6 +70,7 @@ def _gauges(store: Store) -> dict[str, int]:
         "file_cache_nums_": 0,
         "master_put_start_discarded_staging_size": 0,
         "master_promotion_in_flight": 0,
+        **dict.fromkeys(_HA, 0),
     }
 
 
