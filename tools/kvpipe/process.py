@@ -16,6 +16,7 @@ import importlib.metadata
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -59,8 +60,20 @@ def version() -> str:
 def complain(message: str, prog: str | None = None) -> None:
     """One line for people; a broken stderr is no reason to lose data."""
     name = prog or Path(sys.argv[0]).name
-    with contextlib.suppress(OSError, ValueError):
+    try:
         print(f"{name}: {message}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        _let_go(2)
+
+
+def _let_go(descriptor: int) -> None:
+    """Point a stream that cannot be written elsewhere.
+
+    What it still buffers would else fail once more while the interpreter shuts down, which would
+    print `Exception ignored` and turn the exit status into 120.
+    """
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def die_of(signum: int) -> NoReturn:
@@ -101,31 +114,56 @@ def run_tool(
 ) -> NoReturn:
     """Run `main(argv)` and end the process as the family does; never returns."""
     arguments = sys.argv[1:] if argv is None else argv
+    verbose = "-v" in arguments or "--verbose" in arguments
     try:
-        status = main(argv)
+        status = _status_of(main, argv)
         sys.stdout.flush()
     except Stopped as stop:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-        die_of(stop.signum)
+        _leave(stop.signum)
     except KeyboardInterrupt:
-        die_of(signal.SIGINT)
+        _leave(signal.SIGINT)
     except BrokenPipeError:
-        # The reader of our stdout has gone. Point stdout elsewhere, else the interpreter complains
-        # once more while shutting down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _let_go(1)  # the reader of our stdout has gone
         die_of(signal.SIGPIPE)
     except ToolError as error:
-        if "-v" in arguments or "--verbose" in arguments:
-            raise
-        complain(str(error), prog)
         status = error.status
+        _tell(prog, str(error), verbose)
     except OSError as error:
-        if "-v" in arguments or "--verbose" in arguments:
-            raise
-        complain(describe_os_error(error), prog)
         status = 2
+        _flush()  # it may be stdout itself that cannot be written: a full disk
+        _tell(prog, describe_os_error(error), verbose)
     sys.exit(status)
+
+
+def _status_of(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    """What main returns, or what argparse leaves with after --help or a usage error."""
+    try:
+        return main(argv)
+    except SystemExit as leaving:
+        if isinstance(leaving.code, str):
+            raise
+        return leaving.code or 0
+
+
+def _leave(signum: int) -> NoReturn:
+    """Write what there is, then die of the signal."""
+    _flush()
+    die_of(signum)
+
+
+def _flush() -> None:
+    """Write what stdout still holds, or let it go if that cannot be."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _let_go(1)
+
+
+def _tell(prog: str, message: str, verbose: bool) -> None:
+    """One line; with -v the way there before it."""
+    if verbose:
+        traceback.print_exc()
+    complain(message, prog)
 
 
 def describe_os_error(error: OSError) -> str:
