@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""kvclear: isolates a cache and proves it."""

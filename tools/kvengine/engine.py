@@ -6,7 +6,7 @@ adding an engine means adding one file (see README.md).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -48,6 +48,16 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """How the objects of a store are counted, listed and told apart."""
+
+    key_count: Callable[[Server], Awaitable[int | None]]
+    keys: Callable[[Server], Awaitable[frozenset[str] | None]]
+    is_of: Callable[[str, Iterable[str]], bool]
+    """Whether a key was written for one of these models (names, roots or directories)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """One kind of engine or store, as data."""
 
@@ -63,3 +73,5 @@ class Engine:
     """What a person can do about an answer that was not ok; null if nothing is known."""
     counters: Mapping[str, Formula]
     gauges: Mapping[str, Formula]
+    store: Store | None = None
+    """How its keys are looked at; null for what has none to show."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from kvengine.engine import Engine, Formula, Outcome, term
+from kvengine.engine import Engine, Formula, Outcome, Store, term
 from kvengine.exposition import parse
 from kvengine.server import Server
 
@@ -99,4 +99,5 @@ ENGINE = Engine(
     advice=advice,
     counters=COUNTERS,
     gauges=GAUGES,
+    store=Store(key_count=key_count, keys=keys, is_of=is_of),
 )

@@ -82,10 +82,11 @@ def _marks(look: Snapshot) -> tuple[float | None, ...]:
 
 def _seen(looks: Sequence[Snapshot | None]) -> str:
     """What was looked at, so that a reader knows what quiet stands on."""
-    seen = ["running", "waiting"]
+    known = [look for look in looks if look is not None]
+    seen = [name for name in IDLE_GAUGES if any(gauge(look, name) is not None for look in known)]
     for name in ("save_keys", "store_puts"):
-        if any(look is not None and counter(look, name) is not None for look in looks):
+        if any(counter(look, name) is not None for look in known):
             seen.append(name)
-    if any(look is not None and gauge(look, "store_keys") is not None for look in looks):
+    if any(gauge(look, "store_keys") is not None for look in known):
         seen.append("store_keys")
     return "still in two looks: " + ", ".join(seen)
