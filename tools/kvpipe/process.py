@@ -16,6 +16,7 @@ import importlib.metadata
 import os
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,8 +96,8 @@ def new_parser(
 
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=usage,
-        description=description,
+        usage=usage and _folded(usage, width=80 - len("usage: ")),
+        description=_folded(description),
         epilog=f"{EXIT_STATUS}\nexamples:\n{examples}",
         formatter_class=formatter,
         allow_abbrev=False,
@@ -105,6 +106,14 @@ def new_parser(
     parser.add_argument("--version", action="version", version=shown)
     parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks")
     return parser
+
+
+def _folded(text: str, width: int = 80) -> str:
+    """Lines that are too wide are folded at spaces; the others stay as they were written."""
+    return "\n".join(
+        textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    )
 
 
 def run_tool(
