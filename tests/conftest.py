@@ -24,9 +24,9 @@ class Done:
 @pytest.fixture(autouse=True, scope="session")
 def _same_everywhere() -> Iterator[None]:
     """Tests that run tools in this process see the environment of those that start them."""
-    before = dict(os.environ)
+    before, same = dict(os.environ), environment()
     os.environ.clear()
-    os.environ.update(environment())
+    os.environ.update(same)
     yield
     os.environ.clear()
     os.environ.update(before)

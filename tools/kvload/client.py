@@ -87,8 +87,9 @@ class Client:
     async def send(self, body: bytes, request_id: str) -> Exchange:
         """POST `body` and wait for the whole answer, an error, or the time limit.
 
-        Never raises for what happens on the wire. A cancelled task gets its exchange too, with
-        `error_kind` `cancelled`: whoever loops over requests must stop when it sees that.
+        Never raises for what happens on the wire. A cancelled task gets its exchange too (with
+        `error_kind` `cancelled`, unless the answer was whole already) and goes on: whoever loops
+        over requests must look at the task's `cancelling()`.
         """
         exchange = Exchange()
         payload = self.target.request(body, request_id)
@@ -141,8 +142,9 @@ class Client:
         try:
             await done
         except asyncio.CancelledError:
-            connection.give_up("cancelled", "cancelled by the client")
-            raise
+            if done.cancelled():
+                connection.give_up("cancelled", "cancelled by the client")
+                raise
         finally:
             timer.cancel()
             self._busy.discard(connection)

@@ -20,7 +20,7 @@ from kvload.controls import needs_reset, preflight_reset, reset_engines, rest, w
 from kvload.drive import Observe, Outcome, Round
 from kvload.heads import run_head
 from kvload.health import client_health
-from kvload.ideals import Namespace, RoundIdeals
+from kvload.ideals import EXACT, Namespace, RoundIdeals
 from kvload.namespaces import Salts
 from kvload.plans import RepeatPlan, load_plans, plan_of, warmup_requests
 from kvload.settings import Experiment, RoundPlan, rounds_of
@@ -217,11 +217,12 @@ class Conductor:
         experiment, head = self._experiment, turn.head
         self._announce(turn)
         write_record(head, self._out)
-        slots = experiment.arrival.concurrency or FEW_CONNECTIONS
+        serial = experiment.arrival.kind == "serial"
+        slots = 1 if serial else experiment.arrival.concurrency or FEW_CONNECTIONS
         await turn.client.refresh()
         await turn.client.open(min(len(turn.prepared), slots))
         watch = Watch(self._site.watched(turn.node.endpoint_url))
-        await watch.begin(sample=experiment.arrival.kind != "serial")
+        await watch.begin(sample=not serial)
         origin_ns = time.perf_counter_ns()
         tally, outcome = await self._drive(turn, origin_ns)
         watch.stop_sampling()
@@ -340,7 +341,12 @@ class Conductor:
 
 
 def check_lengths(plan: RepeatPlan, site: Site) -> None:
-    """No prompt may be longer than an endpoint's context; ToolError before anything is sent."""
+    """No prompt may be longer than an endpoint's context; ToolError before anything is sent.
+
+    Estimated lengths refuse nothing: there the server says it itself, at the latest in the warm-up.
+    """
+    if plan.head.calibrated not in EXACT:
+        return
     for node in site.nodes.values():
         limit = node.identity.max_model_len
         for request in plan.requests:

@@ -35,7 +35,8 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._in_head = True
         self._payload_bytes = 0
-        self._written_ns = 0
+        self._written_ns = 0  # used where the loop writes past our socket
+        self._taken_ns: int | None = None
         self._done: asyncio.Future[None] | None = None
         self.idle_since = loop.time()
         self.usable = True
@@ -54,12 +55,15 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._in_head = True
         self._payload_bytes = len(payload)
+        self._taken_ns = None
         self._done = self._loop.create_future()
         self.unanswered = False
         sock = self._sock
         sock.mark()
         self._written_ns = _perf_ns()
         self._transport.write(payload)
+        if not sock.first_send_ns and not self._transport.get_write_buffer_size():
+            self._taken_ns = _perf_ns()
         return self._done
 
     def data_received(self, data: bytes) -> None:
@@ -142,7 +146,8 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         exchange = self._exchange
         assert exchange is not None and self._transport is not None
-        if not self._framing.keep_alive or self._transport.is_closing():
+        unsent = self._transport.get_write_buffer_size()  # it was answered before it was read
+        if unsent or not self._framing.keep_alive or self._transport.is_closing():
             self.usable = False
         self._settle(exchange)
         if not self.usable:
@@ -171,8 +176,8 @@ class Connection(asyncio.Protocol):
             if taken and not self._transport.get_write_buffer_size():
                 exchange.body_sent_ns = sock.last_send_ns
         elif self._raw:
-            # The loop writes past our socket: the time before the write is the best there is.
             exchange.sent_ns = self._written_ns
+            exchange.body_sent_ns = self._taken_ns
 
 
 def plain(exc: Exception) -> str:

@@ -1,0 +1,200 @@
+"""Stamps are the kernel's where it gives them, and are on the clock of `perf_counter_ns`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from kvload import sockets
+from kvload.sockets import StampedSocket, wall_offset_ns
+
+
+@contextlib.contextmanager
+def pair(*, kernel_stamps: bool = True) -> Iterator[tuple[StampedSocket, socket.socket]]:
+    """A stamped socket and the peer that it is connected to."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        StampedSocket(socket.AF_INET, kernel_stamps=kernel_stamps) as ours,
+    ):
+        ours.setblocking(True)
+        ours.settimeout(30)
+        ours.connect(listening.getsockname())
+        theirs, _ = listening.accept()
+        with theirs:
+            yield ours, theirs
+
+
+def kernel_stamps_here() -> bool:
+    with pair() as (ours, theirs):
+        for _ in range(3):
+            theirs.send(b"x")
+            ours.recv(10)
+        return ours.kernel_ns > 0
+
+
+needs_kernel = pytest.mark.skipif(not kernel_stamps_here(), reason="this kernel does not stamp")
+
+
+def test_the_offset_joins_the_two_clocks():
+    before = time.perf_counter_ns()
+    now = time.time_ns() + wall_offset_ns()
+    after = time.perf_counter_ns()
+    assert before - 1_000_000 <= now <= after + 1_000_000
+
+
+@needs_kernel
+def test_a_late_read_keeps_the_time_of_arrival():
+    with pair() as (ours, theirs):
+        theirs.send(b"warm")
+        ours.recv(10)
+        before = time.perf_counter_ns()
+        theirs.send(b"x")
+        after = time.perf_counter_ns()
+        time.sleep(0.2)
+        assert ours.recv(10) == b"x"
+        assert before - 1_000_000 <= ours.kernel_ns <= after + 50_000_000
+        assert ours.user_ns - ours.kernel_ns > 100_000_000
+        assert not ours.unstamped
+
+
+@needs_kernel
+def test_stamps_never_go_back_nor_beyond_the_read():
+    with pair() as (ours, theirs):
+        last = 0
+        for _ in range(300):
+            theirs.send(b"x" * 200)
+            ours.recv(1000)
+            assert last <= ours.kernel_ns + 20_000  # two samples of the offset differ by less
+            assert ours.kernel_ns <= ours.user_ns
+            last = ours.kernel_ns
+
+
+def test_without_kernel_stamps_there_is_the_read_alone():
+    with pair(kernel_stamps=False) as (ours, theirs):
+        ours.mark()
+        theirs.send(b"x")
+        before = time.perf_counter_ns()
+        assert ours.recv(10) == b"x"
+        assert ours.kernel_ns == 0
+        assert before <= ours.user_ns <= time.perf_counter_ns()
+        assert ours.unstamped
+
+
+def test_a_kernel_that_refuses_is_not_asked_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sockets, "SO_TIMESTAMPNS", 0x7FFF)  # no such option
+    with pair() as (ours, theirs):
+        assert not ours.stamped
+        theirs.send(b"x")
+        assert ours.recv(10) == b"x"
+        assert ours.kernel_ns == 0
+
+
+def test_a_kernel_that_accepts_but_does_not_stamp_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sockets, "SO_TIMESTAMPNS", socket.SO_KEEPALIVE)
+    with pair() as (ours, theirs):
+        assert ours.stamped
+        theirs.send(b"x")
+        assert ours.recv(10) == b"x"
+        assert (ours.kernel_ns, ours.unstamped) == (0, True)
+
+
+def test_a_jump_of_the_wall_clock_is_looked_at_again(monkeypatch: pytest.MonkeyPatch):
+    hour = 3_600_000_000_000
+    with pair() as (ours, theirs):
+        theirs.send(b"x")
+        ours.recv(10)
+        stamp = sockets._stamp_in(_ancillary(time.time_ns() + hour), ours._offset_ns, ours.user_ns)
+        assert stamp == ours.user_ns  # never later than the read
+        monkeypatch.setattr(sockets, "_wall_ns", lambda: time.time_ns() + hour)
+        before = time.perf_counter_ns()
+        theirs.send(b"x")
+        ours.recv(10)
+        offset = time.perf_counter_ns() - time.time_ns() - hour
+        assert abs(ours._offset_ns - offset) < 100_000_000
+        assert ours.user_ns >= before
+
+
+def _ancillary(wall_ns: int) -> list[tuple[int, int, bytes]]:
+    data = struct.pack("@ll", *divmod(wall_ns, 1_000_000_000))
+    return [(socket.SOL_SOCKET, sockets.SO_TIMESTAMPNS, data)]
+
+
+def test_other_ancillary_data_is_no_stamp():
+    assert sockets._stamp_in([(socket.SOL_SOCKET, 1, b"x" * 16)], 0, 5) == 0
+    assert sockets._stamp_in([(socket.SOL_SOCKET, sockets.SO_TIMESTAMPNS, b"x")], 0, 5) == 0
+
+
+def test_the_end_of_a_stream_is_no_missing_stamp():
+    with pair() as (ours, theirs):
+        for _ in range(3):
+            theirs.send(b"x")
+            ours.recv(10)
+        ours.mark()
+        seen = ours.unstamped
+        theirs.close()
+        assert ours.recv(10) == b""
+        assert ours.unstamped == seen
+
+
+def test_sending_is_stamped_from_the_first_byte_to_the_last():
+    with pair() as (ours, theirs):
+        assert (ours.first_send_ns, ours.last_send_ns, ours.sent_bytes) == (0, 0, 0)
+        before = time.perf_counter_ns()
+        assert ours.send(b"abc") == 3
+        first, last = ours.first_send_ns, ours.last_send_ns
+        assert before <= first <= last <= time.perf_counter_ns()
+        assert ours.sendmsg([b"de", bytearray(b"f")]) == 3
+        assert ours.first_send_ns == first and ours.last_send_ns > last
+        assert (ours.sent_bytes, ours.blocked) == (6, False)
+        assert theirs.recv(6, socket.MSG_WAITALL) == b"abcdef"
+        ours.mark()
+        assert (ours.first_send_ns, ours.last_send_ns, ours.sent_bytes) == (0, 0, 0)
+
+
+def test_a_full_buffer_is_told():
+    with pair() as (ours, _):
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += ours.send(b"x" * 1_000_000)
+        assert ours.blocked
+        assert 0 < ours.sent_bytes == sent
+
+
+def test_nagle_is_off():
+    with pair() as (ours, _):
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+async def test_asyncio_reads_and_writes_through_our_methods():
+    """What the stamps rest on: the stock transport calls recv() and send() of the socket."""
+    loop = asyncio.get_running_loop()
+    got: asyncio.Future[bytes] = loop.create_future()
+
+    class Echo(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            got.set_result(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sock = StampedSocket(socket.AF_INET)
+        await loop.sock_connect(sock, listening.getsockname())
+        theirs, _ = listening.accept()
+        transport, _ = await loop.create_connection(Echo, sock=sock)
+        with theirs:
+            transport.write(b"ask")
+            assert sock.first_send_ns > 0 and sock.sent_bytes == 3
+            assert theirs.recv(10) == b"ask"
+            theirs.send(b"answer")
+            async with asyncio.timeout(30):
+                assert await got == b"answer"
+            assert sock.user_ns > 0
+        transport.close()
+        await asyncio.sleep(0)
