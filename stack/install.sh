@@ -14,7 +14,7 @@ pins=$root/stack/requirements.txt
 venv=${KV_REAL_VENV:-$root/.venv-real}
 [[ $venv = /* ]] || venv=$root/$venv
 python=${PYTHON:-python3}
-log=$venv/install.log
+log=$root/.cache-real/install.log
 stamp=$venv/installed.stamp
 
 # Shared libraries that the wheels load but do not carry.
@@ -32,7 +32,6 @@ die() {
 wanted_stamp() {
   cat "$pins"
   printf 'without %s\n' "${unwanted[*]}"
-  "$python" -c 'import platform; print(platform.python_version(), platform.machine())'
 }
 
 missing_debian_packages() {
@@ -58,6 +57,19 @@ install_debian_packages() {
   done
 }
 
+# Keeps what an interrupted install left, unless another Python made it.
+make_environment() {
+  local clear=() which='import sys; print(sys.version_info[:2])'
+  if [[ -f $venv/pyvenv.cfg ]]; then
+    [[ $("$venv/bin/python" -c "$which" 2>/dev/null) = $("$python" -c "$which") ]] || clear=(--clear)
+  elif [[ -n $(ls -A "$venv" 2>/dev/null) ]]; then
+    die "$venv exists and is no python environment; move it away or set KV_REAL_VENV"
+  fi
+  say "making $venv"
+  "$python" -m venv "${clear[@]}" "$venv" >>"$log" 2>&1 ||
+    die "python environment $venv could not be made; see $log"
+}
+
 install_pins() {
   local pin
   while read -r pin; do
@@ -81,8 +93,8 @@ check_imports() {
 
 main() {
   command -v "$python" >/dev/null || die "no $python on PATH; set PYTHON to a Python 3.11 or later"
-  mkdir -p "$venv"
-  exec 9>"$venv/install.lock"
+  mkdir -p "${log%/*}"
+  exec 9>"${log%.log}.lock"
   flock 9 # two callers at once: the second waits, then finds the stamp
   if [[ -f $stamp && $(<"$stamp") = "$(wanted_stamp)" ]]; then
     say "already installed in $venv"
@@ -91,9 +103,7 @@ main() {
   : >"$log"
   rm -f "$stamp"
   install_debian_packages
-  say "making $venv"
-  "$python" -m venv "$venv" >>"$log" 2>&1 ||
-    die "python environment $venv could not be made; see $log"
+  make_environment
   install_pins
   check_imports
   wanted_stamp >"$stamp.new"
