@@ -13,7 +13,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/stack/requirements.txt
 venv=${KV_REAL_VENV:-$root/.venv-real}
 [[ $venv = /* ]] || venv=$root/$venv
-python=${PYTHON:-python3}
+# 3.11 where there is one: it is the version on which the pins were tried.
+python=${PYTHON:-$(command -v python3.11 || echo python3)}
 log=$root/.cache-real/install.log
 stamp=$venv/installed.stamp
 
@@ -75,7 +76,7 @@ install_pins() {
   while read -r pin; do
     say "installing $pin"
     "$venv/bin/python" -m pip install --disable-pip-version-check --no-input "$pin" >>"$log" 2>&1 ||
-      die "python package $pin could not be installed; see $log"
+      die "python package $pin could not be installed; see $log and the note in ${pins#"$root/"}"
   done < <(grep -Ev '^[[:space:]]*(#|$)' "$pins")
   "$venv/bin/python" -m pip uninstall -y "${unwanted[@]}" >>"$log" 2>&1 ||
     die "could not remove ${unwanted[*]}; see $log"
