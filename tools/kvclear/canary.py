@@ -8,6 +8,7 @@ prompt again, one canary serves one probe and is burnt.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import msgspec
 
 from kvclear.nodes import Node
-from kvclear.prose import prose
 from kvengine.counters import Snapshot, counter, delta
 from kvengine.server import Answer
 from kvengine.tokenize import floor_tokens, tokens_of
+from kvprompt.text import item
 
 FIRST_TOKENS = 1024
 GROWTH = 4
@@ -87,6 +88,11 @@ class Probe:
 
 class CanaryRefused(Exception):
     """The engine did not answer a canary; the message is what it said instead."""
+
+
+def canary_text(nonce: str, words: int) -> str:
+    """Sentences behind a nonce, so that no two texts share even their first block."""
+    return f"{nonce}: {item(random.Random(nonce), words)}"
 
 
 async def plant(node: Node, count: int) -> Planting:
@@ -161,7 +167,7 @@ def _no_hit(node: Node, canary: Canary) -> str:
 
 async def _plant_one(node: Node, tokens: int) -> Canary:
     nonce = secrets.token_hex(8)
-    text = prose(nonce, max(8, int(tokens / node.tokens_per_word)))
+    text = canary_text(nonce, max(8, int(tokens / node.tokens_per_word)))
     first = await _ask(node, text)
     second = await _ask(node, text)
     prompt_tokens = first.prompt_tokens or tokens
@@ -180,7 +186,7 @@ async def _plant_one(node: Node, tokens: int) -> Canary:
 
 async def _calibrate(node: Node) -> None:
     """Learn how many tokens a word is, where the server tells; else the first send does."""
-    sample = prose(secrets.token_hex(8), 200)
+    sample = canary_text(secrets.token_hex(8), 200)
     tokens = await tokens_of(node.server, node.identity.model, sample)
     if tokens:
         node.tokens_per_word = len(tokens) / len(sample.split())

@@ -56,7 +56,7 @@ async def open_site(order: Order, account: Account, stack: AsyncExitStack) -> Si
     pools = [
         await open_pool(
             engine,
-            await stack.enter_async_context(Server(url, None, headers)),
+            await stack.enter_async_context(Server(url, None, headers, try_path="/metrics")),
             models,
             everyone=order.everyone,
         )

@@ -56,6 +56,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         *,
         timeout_s: float = TIMEOUT_S,
+        try_path: str = "/v1/models",
     ) -> None:
         self.base = base_url(url)
         self.shown = redact(self.base)
@@ -64,6 +65,7 @@ class Server:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_s = timeout_s
+        self._try_path = try_path
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -130,7 +132,7 @@ class Server:
 
     def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(
-            f"{self.shown}: {what}; is the server running? try: curl {self.shown}/v1/models"
+            f"{self.shown}: {what}; is the server running? try: curl {self.shown}{self._try_path}"
         )
 
 
