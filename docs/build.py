@@ -54,6 +54,10 @@ class Block:
     def place(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
+    @property
+    def is_stale(self) -> bool:
+        return self.found != self.wanted
+
 
 def pages() -> list[Path]:
     return sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
@@ -121,7 +125,7 @@ def refresh(page: Path, write: bool) -> list[Block]:
         start, end = found.span("body")
         text = text[:start] + block.wanted + text[end:]
     blocks = [block for _, block in made]
-    if write and any(block.found != block.wanted for block in blocks):
+    if write and any(block.is_stale for block in blocks):
         page.write_text(text, encoding="utf-8")
     return blocks
 
@@ -135,7 +139,7 @@ def main() -> int:
     except StaleError as error:
         print(f"build.py: {error}", file=sys.stderr)
         return 1
-    stale = [block for block in blocks if block.found != block.wanted]
+    stale = [block for block in blocks if block.is_stale]
     for block in stale:
         word = "stale: make docs" if check else "written"
         print(f"{block.place}: {block.command}: {word}", file=sys.stderr)
