@@ -116,6 +116,13 @@ class Sim:
     def truth(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.call("GET", "/kvsim/truth").body.splitlines()]
 
+    def reset(self, query: str = "") -> None:
+        """Resets the prefix cache, again and again while a save still holds blocks."""
+        until = time.monotonic() + START_S
+        while not self.call("POST", "/reset_prefix_cache" + query).json["success"]:
+            assert time.monotonic() < until, "never idle"
+            time.sleep(0.02)
+
     def wait_for(self, name: str, value: float) -> None:
         """Waits until a metric has a value; fails after a generous while."""
         until = time.monotonic() + START_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,6 @@ class Streaming:
     """A request that is under way."""
 
     def __init__(self, sim: Sim, body: Any) -> None:
-        from http.client import HTTPConnection
-
         self._connection = HTTPConnection("127.0.0.1", sim.port, timeout=60)
         headers = {"content-type": "application/json"}
         self._connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -284,7 +283,7 @@ def test_every_recorded_metric_is_there(vllm: Sim, name: str) -> None:
         ):
             sim.chat(words(100))
             store.wait_for("master_key_count", 7 - 1)
-            sim.call("POST", "/reset_prefix_cache")
+            sim.reset()
             assert sim.chat(words(100)).cached == 96
             got = families(sim.call("GET", "/metrics").body.decode())
     for family, (kind, series) in recorded.items():
