@@ -1,0 +1,234 @@
+"""The command line of kvplan."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kvpipe.jsonl import encode
+from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool
+from kvpipe.records import Plan, Planned
+from kvplan.scenarios import SCENARIOS, Lengths, scenario_named
+
+if TYPE_CHECKING:
+    from kvplan.plans import Endpoint, Settings
+    from kvplan.shape import Wish
+
+LEAST_CONTEXT = 32
+"""Tokens below which a context has no room for a template and a sentence."""
+
+_DESCRIPTION = """\
+Makes the requests of a scenario, in the order in which they are to be sent, and
+writes a `plan` record and its `planned` records. The same seed and flags give
+the same bytes. Pure, but for --url, by which a server counts tokens."""
+
+_EXAMPLES = """\
+  kvplan --scenario cold_start | head -1 | jq .asked_tokens
+  kvplan --scenario code_generation --contexts 8 --url http://node-a:8000 > plan.jsonl
+  kvplan --scenario batch_processing --repeats 3 | kvload --url http://node-a:8000 --workload -
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every flag, in groups."""
+    made = new_parser("kvplan", _DESCRIPTION, _EXAMPLES)
+    _shape_arguments(made.add_argument_group("shape"))
+    _request_arguments(made.add_argument_group("requests"))
+    _server_arguments(made.add_argument_group("counting tokens"))
+    return made
+
+
+def _shape_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    names = ", ".join(SCENARIOS)
+    add("--scenario", metavar="NAME", required=True, help=f"one of {names}")
+    add("--requests", type=_positive, default=30, metavar="N", help="sentinels apart [30]")
+    add(
+        "--context-tokens",
+        type=_lengths,
+        metavar="N|LO-HI",
+        help="length of each context, or a range from which each draws its own "
+        "[the scenario's own]; for conversations, of the history at the last turn",
+    )
+    add(
+        "--contexts",
+        type=_positive,
+        metavar="K",
+        help="independent contexts, or conversations [1; conversations of seven turns]",
+    )
+    add(
+        "--order",
+        choices=("leaders-first", "shuffled"),
+        default="leaders-first",
+        help="leaders-first: the first with a context is answered before the others start",
+    )
+    add(
+        "--sentinels", type=_natural, metavar="N", help="never-repeated requests [5 %%, at least 3]"
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of shape, order and text [0]")
+    some = group.add_mutually_exclusive_group()
+    some.add_argument(
+        "--repeats", type=_positive, metavar="N", help="plans of one shape with new text [1]"
+    )
+    some.add_argument("--repeat", type=_positive, metavar="I", help="only the I-th of those")
+
+
+def _request_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--output-tokens", type=_positive, default=64, metavar="N", help="asked for [64]")
+    add(
+        "--api",
+        choices=("chat", "completions"),
+        default="chat",
+        help="completions are token ids where no server counts text [chat]",
+    )
+    add("--extra-body", type=_body, default={}, metavar="JSON", help="more fields for each body")
+    add(
+        "--token-ids",
+        type=_lengths,
+        default="1000-29999",
+        metavar="LO-HI",
+        help="ids that the model's vocabulary has [1000-29999]",
+    )
+
+
+def _server_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--url", metavar="URL", help="server that counts, with or without /v1")
+    add("--model", metavar="M", help="as the server names it [the only one served]")
+    add("--api-key-file", metavar="F", help="file with the key [OPENAI_API_KEY]")
+    add("--header", action="append", default=[], metavar="K:V", help="to send with each request")
+    add(
+        "--block-tokens",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="no two contexts may share so many tokens [16]",
+    )
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 1 or more")
+    return int(text)
+
+
+def _lengths(text: str) -> Lengths:
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither N nor LO-HI, such as 16000-32000")
+    low, high = int(found[1]), int(found[2] or found[1])
+    if low > high:
+        raise argparse.ArgumentTypeError(f"'{text}': the lower end comes first: {high}-{low}")
+    return Lengths(low=low, high=high)
+
+
+def _body(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("a JSON object is expected, such as '{\"top_k\": 1}'")
+    return value
+
+
+def _api_key(path: str | None) -> str | None:
+    if path is None:
+        return os.environ.get("OPENAI_API_KEY") or None
+    key = Path(path).read_text(encoding="utf-8").strip()
+    if not key:
+        raise ToolError(f"{path}: empty; the API key is expected in it")
+    return key
+
+
+def _headers(lines: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError(f"--header '{line}': NAME: VALUE is expected")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Write the plans. Raises ToolError, UsageError."""
+    args = parser().parse_args(argv)
+    scenario = scenario_named(args.scenario)
+    context: Lengths = args.context_tokens or scenario.context
+    if context.low < LEAST_CONTEXT:
+        raise UsageError(f"--context-tokens {context.low}: at least {LEAST_CONTEXT}")
+    if args.url is None and (args.model or args.api_key_file or args.header):
+        raise UsageError("--model, --api-key-file and --header are for --url, which is not given")
+    # Here and not above: `--help` must not pay for numpy and aiohttp.
+    from kvplan.plans import Endpoint, Settings
+    from kvplan.shape import Wish
+
+    wish = Wish(
+        scenario=scenario,
+        requests=args.requests,
+        context=context,
+        contexts=args.contexts,
+        order=args.order,
+        sentinels=args.sentinels,
+        seed=args.seed,
+    )
+    settings = Settings(
+        api=args.api,
+        output_tokens=args.output_tokens,
+        block_tokens=args.block_tokens,
+        ids=args.token_ids,
+        body=args.extra_body,
+        repeats=(args.repeat,) if args.repeat else tuple(range(1, (args.repeats or 1) + 1)),
+    )
+    endpoint = None
+    if args.url is not None:
+        endpoint = Endpoint(
+            url=args.url,
+            model=args.model,
+            api_key=_api_key(args.api_key_file),
+            headers=_headers(args.header),
+        )
+    asyncio.run(_write(wish, settings, endpoint))
+    return 0
+
+
+async def _write(wish: Wish, settings: Settings, endpoint: Endpoint | None) -> None:
+    """Each plan when it is made, and a line about it for people."""
+    from kvplan.plans import plans
+
+    async for head, requests in plans(wish, settings, endpoint):
+        sys.stdout.buffer.write(b"".join(map(encode, [head, *requests])))
+        sys.stdout.buffer.flush()
+        complain(told(head, requests), "kvplan")
+
+
+def told(head: Plan, requests: Sequence[Planned]) -> str:
+    """One line: what the plan is, and the lengths that were asked for and got."""
+    got = sum(request.prompt_tokens or 0 for request in requests)
+    repeat = f" repeat {head.repeat}" if head.repeat > 1 else ""
+    lengths = f"got {got} ({head.calibrated})"
+    if head.got_tokens is None:
+        lengths = f"got about {got} ({head.note})"
+    return (
+        f"{head.scenario}{repeat}: {head.requests} requests, {head.cold_requests} of them cold, "
+        f"and {head.sentinels} sentinels; asked for {head.asked_tokens} prompt tokens, {lengths}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    run_tool("kvplan", run, argv)
