@@ -1,0 +1,107 @@
+"""The command line: read everything, write once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from typing import NoReturn
+
+from kvpipe.jsonl import encode, open_lines
+from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool
+from kvpipe.records import RoundStats
+from kvstats.contract import checked
+from kvstats.patience import Patience, reads_a_pipe
+from kvstats.per_request import Spool
+from kvstats.slo import parse_slos
+from kvstats.streams import Rounds, read_into
+from kvstats.summary import summarise
+from kvstats.table import table_of
+
+EXAMPLES = """\
+  kvload --url http://127.0.0.1:8000 --scenario long_context_high_reuse \\
+    --round 1 | kvstats > r1.json
+  cat shard-*.jsonl | kvstats --format table
+  kvstats run.jsonl --slo ttft=2s --slo tpot=50ms | jq .goodput_rps
+
+one line in (`run`, `end` and shortened):
+  {"record":"request","schema":1,"index":3,"sent_ns":12,"first_token_ns":60000012}
+one line out (shortened):
+  {"record":"round_stats","schema":1,"round_num":1,"avg_ttft":0.06,"findings":[]}
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of kvstats."""
+    built = new_parser(
+        "kvstats",
+        "Reads kvload's records and writes one round_stats line for each round, at the end, "
+        "whole. Shards of one round are merged; their order does not matter. Exits 1 if a stream "
+        "has no end, stopped early, or nothing succeeded.",
+        EXAMPLES,
+    )
+    built.add_argument("files", nargs="*", metavar="FILE", help="records; none or -: stdin")
+    built.add_argument(
+        "--slo",
+        action="append",
+        default=[],
+        metavar="NAME=TIME",
+        help="limit for goodput, such as ttft=2s, tpot=50ms, e2e=10s; may be repeated",
+    )
+    built.add_argument(
+        "--per-request",
+        action="store_true",
+        help="also a request_stats line for each request, before the round_stats lines",
+    )
+    built.add_argument("--format", choices=("json", "table"), default="json", help="default: json")
+    return built
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Read, summarise, write; the exit status."""
+    options = parser().parse_args(argv)
+    slo = parse_slos(options.slo)
+    if options.per_request and options.format != "json":
+        raise UsageError("--per-request writes JSON lines: leave out --format table")
+    files: list[str] = options.files or ["-"]
+    patience = Patience()
+    if "-" in files and reads_a_pipe():
+        patience.listen()
+    with closing(Spool()) as spool:
+        rounds = Rounds(slo, spool.add if options.per_request else None)
+        for path in files:
+            with open_lines(path) as (name, stream):
+                read_into(rounds, stream, name)
+        if not len(rounds):
+            raise ToolError(f"{files[0]}: no `run` line: there is nothing to summarise")
+        stats = [checked(summarise(round_)) for round_ in rounds]
+        for one in stats:
+            tell_gaps(one)
+        write(stats, spool, options.format)
+    patience.settle()
+    return 0 if all(one.complete for one in stats) else 1
+
+
+def tell_gaps(stats: RoundStats) -> None:
+    """A line for people about a round that is not whole."""
+    for found in stats.findings:
+        if found.code == "incomplete":
+            complain(f"round {stats.round_num} of {stats.name}: {found.message}", "kvstats")
+
+
+def write(stats: Sequence[RoundStats], spool: Spool, form: str) -> None:
+    """Everything at once, in the asked form."""
+    out = sys.stdout.buffer
+    if form == "table":
+        out.write(table_of(stats).encode())
+    else:
+        spool.write_to(out)
+        for one in stats:
+            out.write(encode(one))
+    out.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point."""
+    run_tool("kvstats", run, argv)

@@ -1,0 +1,115 @@
+"""Tokens that must have been computed against tokens that were, summed as requests come.
+
+METHOD's conservation rule needs no order: in a clean cold round every distinct prefix was computed
+at least once, so the sum of (prompt - cached) is at least the size of the prefix tree. What may be
+missing from it without contamination is summed beside it, each excuse as an upper bound, so that
+concurrency, failures, retries and earlier rounds never raise a false alarm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kvpipe.records import Arm, Request
+
+
+@dataclass(slots=True)
+class Entry:
+    """Sums over the requests of a round, or of one group of it; all in tokens."""
+
+    sent: int = 0
+    reported: int = 0  # of them with both prompt and cached tokens
+    unplanned: int = 0  # of them without new_tokens: the tree is not known
+    tree: int = 0  # sum of new_tokens: the prompts' prefix tree
+    computed: int = 0  # sum of prompt - cached
+    failed: int = 0  # what failed, cancelled and retried ones may have computed unreported
+    unbounded: int = 0  # of those, requests of which that is not known
+    silent: int = 0  # what successes without reported tokens may have computed
+    silent_requests: int = 0
+    prior: int = 0  # what earlier rounds of the namespace may have given
+    prior_requests: int = 0  # whose prior tokens were floored to a block
+    racing: int = 0  # what may have been computed twice: the donor had not finished
+    first_index: int | None = None  # the group's first in plan order, and what it shares with
+    first_shared: int = 0  # other groups by plan
+
+    def add(self, request: Request, arm: Arm) -> None:
+        """Take a request of which a byte was written."""
+        self.sent += 1
+        new = request.new_tokens if arm != "no_reuse" else request.prompt_tokens
+        if new is None:
+            # A failed request of the no_reuse arm shares nothing: it neither owes nor hides tokens.
+            self.unplanned += arm != "no_reuse" or request.status == "ok"
+            return
+        racing = 0 if arm == "no_reuse" else _racing(request)
+        self.racing += racing or 0
+        if request.prompt_tokens is not None:
+            new = min(new, request.prompt_tokens)  # estimates and template junctions may exceed it
+        self.tree += new
+        silent = request.prompt_tokens is None or request.cached_tokens is None
+        if request.prompt_tokens is not None and request.cached_tokens is not None:
+            self.reported += 1
+            self.computed += max(0, request.prompt_tokens - request.cached_tokens)
+        if request.retries or (silent and request.status != "ok"):
+            self.failed += new + (racing or 0)
+            self.unbounded += racing is None
+        else:
+            if silent:
+                self.silent_requests += 1
+                self.silent += new + (racing or 0)
+            if arm != "no_reuse":
+                self._add_prior(request, new)
+        self._see_first(request, new)
+
+    def _add_prior(self, request: Request, new: int) -> None:
+        """New tokens lie at the end of the path, so only prior tokens beyond the rest overlap."""
+        prior = request.ideal_prior_tokens or 0
+        if prior:
+            rest = 0 if request.prompt_tokens is None else request.prompt_tokens - new
+            self.prior += min(max(0, prior - rest), new)
+            self.prior_requests += 1
+
+    def _see_first(self, request: Request, new: int) -> None:
+        if self.first_index is None or request.index < self.first_index:
+            self.first_index = request.index
+            known = request.prompt_tokens
+            self.first_shared = 0 if known is None else max(0, known - new)
+
+
+def _racing(request: Request) -> int | None:
+    """Tokens whose donor had been sent but had not finished when this request was sent."""
+    low, high = request.ideal_in_round_lo, request.ideal_in_round_hi
+    return None if low is None or high is None else max(0, high - low)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The round's entry, one per group, and what scales a plan that was only estimated."""
+
+    arm: Arm
+    whole: Entry = field(default_factory=Entry)
+    groups: dict[str, Entry] = field(default_factory=dict)
+    floor: int | None = None  # largest floor_tokens seen
+    first_prompt: int = 0  # over leaders and uniques: prompt tokens as the server counted,
+    first_new: int = 0  # and as planned
+
+    def add(self, request: Request) -> None:
+        """Take one request; those never sent put nothing into any cache."""
+        if request.sent_ns is None:
+            return
+        self.whole.add(request, self.arm)
+        if request.group is not None and request.stratum != "sentinel":
+            self.groups.setdefault(request.group, Entry()).add(request, self.arm)
+        if request.floor_tokens is not None:
+            self.floor = max(self.floor or 0, request.floor_tokens)
+        if (
+            request.stratum in ("leader", "unique")
+            and request.prompt_tokens is not None
+            and request.new_tokens is not None
+        ):
+            self.first_prompt += request.prompt_tokens
+            self.first_new += request.new_tokens
+
+    @property
+    def scale(self) -> float:
+        """Real by planned tokens; 1 if unknown. Not moved by contamination."""
+        return self.first_prompt / self.first_new if self.first_new and self.first_prompt else 1.0

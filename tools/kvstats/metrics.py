@@ -1,0 +1,178 @@
+"""What every metric means: formula, unit, null case. No other module defines one.
+
+Metrics of a request take its record and return float seconds, or None where the facts are missing:
+absent is never 0. Metrics of a round take sums. `manual.py` makes the metric table of README.md
+from these docstrings, which therefore all say `Formula:`, `Unit:` and `Null:`.
+
+The field's words are not portable (what others call ITL is our TPOT); the names here follow the
+majority: vLLM's `bench serve`, SGLang and inference-perf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from kvpipe.records import Request
+
+NS = 1e9
+OPEN_LOOP = frozenset({"constant", "poisson", "planned"})
+MIN_N_P99 = 100  # METHOD: p99 only with n >= 100 in the stratum
+MIN_N_P999 = 1_000
+
+
+def ttft_s(request: Request) -> float | None:
+    """Time to first token: any non-empty content, reasoning or tool delta, never a role-only chunk.
+
+    Formula: first_token_ns - sent_ns.
+    Unit: seconds.
+    Null: nothing was sent, or no token came.
+    """
+    return _seconds(request.sent_ns, request.first_token_ns)
+
+
+def ttft_due_s(request: Request) -> float | None:
+    """Time to first token as the user sees it: waiting for the client's own slot included.
+
+    Formula: first_token_ns - scheduled_ns.
+    Unit: seconds.
+    Null: no token came.
+    """
+    return _seconds(request.scheduled_ns, request.first_token_ns)
+
+
+def tpot_s(request: Request) -> float | None:
+    """Time per output token while decoding; the first token belongs to TTFT.
+
+    Formula: (last_token_ns - first_token_ns) / (output_tokens - 1).
+    Unit: seconds.
+    Null: fewer than two output tokens, or their number is not known.
+    """
+    if request.output_tokens is None or request.output_tokens < 2:
+        return None
+    decode = _seconds(request.first_token_ns, request.last_token_ns)
+    return None if decode is None else decode / (request.output_tokens - 1)
+
+
+def itl_s(request: Request) -> Iterator[float]:
+    """Inter-token latency: the single gaps, pooled over requests; events of one read give 0.
+
+    Formula: chunk_ns[i + 1] - chunk_ns[i], each gap one value.
+    Unit: seconds.
+    Null: the record has no chunk_ns, or fewer than two.
+    """
+    for earlier, later in pairwise(request.chunk_ns or ()):
+        yield (later - earlier) / NS
+
+
+def e2e_s(request: Request) -> float | None:
+    """End-to-end latency, to the last token: the usage event behind it is not waited for.
+
+    Formula: last_token_ns - sent_ns.
+    Unit: seconds.
+    Null: nothing was sent, or no token came.
+    """
+    return _seconds(request.sent_ns, request.last_token_ns)
+
+
+def queue_s(request: Request) -> float | None:
+    """The client's own lateness (not the server's queue).
+
+    Formula: sent_ns - scheduled_ns.
+    Unit: seconds.
+    Null: nothing was sent.
+    """
+    return _seconds(request.scheduled_ns, request.sent_ns)
+
+
+def second_token_s(request: Request) -> float | None:
+    """First gap alone: one PD proxy sends token 1 before the KV transfer and hides it here.
+
+    Formula: second_token_ns - first_token_ns.
+    Unit: seconds.
+    Null: fewer than two events with tokens.
+    """
+    return _seconds(request.first_token_ns, request.second_token_ns)
+
+
+def total_time_s(first_sent_ns: int | None, last_end_ns: int | None) -> float | None:
+    """Wall time of the round, on the clock of the host that sent it; sentinels excluded.
+
+    Formula: last end_ns - first sent_ns; the longest one of merged shards.
+    Unit: seconds.
+    Null: nothing was sent.
+    """
+    return _seconds(first_sent_ns, last_end_ns)
+
+
+def throughput(amount: float | None, time_s: float | None) -> float | None:
+    """Rates over the round: `request_throughput_rps`, the `_tps` rates, `goodput_rps`.
+
+    Formula: successes (or their output tokens, prompt and output tokens, those that meet every
+        --slo) / total_time_s; sentinels excluded. `uncached_throughput_tps` counts prompt tokens
+        less cached_tokens, and output tokens.
+    Unit: per second.
+    Null: no time passed, or a success did not report the tokens that are counted.
+    """
+    if amount is None or not time_s:
+        return None
+    return amount / time_s
+
+
+def steady_rate_rps(successes: int, window_s: float) -> float | None:
+    """`steady_throughput_rps`: the rate while every slot was busy; ramp and tail are left out.
+
+    Formula: successes that ended in the window / window; from the first moment with all slots
+        busy to the last sent_ns.
+    Unit: requests per second.
+    Null: open loop, leaders-first cold, slots idle for over 10 % of the window, or sampled rows.
+    """
+    return successes / window_s if window_s > 0 and successes else None
+
+
+def hit_ratio(cached_tokens: int, prompt_tokens: int) -> float | None:
+    """Share of the prompt tokens that a cache gave; `ideal_hit_ratio` has ideal tokens above.
+
+    Formula: sum of cached_tokens / sum of prompt_tokens, over successes that reported both.
+    Unit: ratio, 0 to 1.
+    Null: nobody reported cached tokens.
+    """
+    return cached_tokens / prompt_tokens if prompt_tokens else None
+
+
+def efficiency(cached_tokens: float, ideal_tokens: float) -> float | None:
+    """What the cache gave of what a perfect one would have given; hit rounds only.
+
+    Formula: sum of cached_tokens / sum of ideal tokens, sentinels excluded.
+    Unit: ratio; over 1 if reuse was finer than the block size that was assumed.
+    Null: not a hit round, nothing reported, or cached tokens are PD transfers.
+    """
+    return cached_tokens / ideal_tokens if ideal_tokens else None
+
+
+def reusable(shared_tokens: int, prompt_tokens: int | None, unit_tokens: int) -> int:
+    """Ideal tokens of a request: whole blocks, and the last prompt token is always computed.
+
+    Formula: floor to the block of min(shared, prompt - 1); shared is the larger of
+        ideal_prior_tokens and ideal_in_round_hi, in a hit round without them the whole prompt.
+    Unit: tokens.
+    Null: the plan's chain is not known (cold rounds only).
+    """
+    bound = shared_tokens if prompt_tokens is None else min(shared_tokens, prompt_tokens - 1)
+    return max(0, bound) // unit_tokens * unit_tokens
+
+
+REQUEST_METRICS: dict[str, Callable[[Request], float | None]] = {
+    "ttft_s": ttft_s,
+    "ttft_due_s": ttft_due_s,
+    "tpot_s": tpot_s,
+    "e2e_s": e2e_s,
+    "queue_s": queue_s,
+    "second_token_s": second_token_s,
+}
+
+
+def _seconds(start_ns: int | None, stop_ns: int | None) -> float | None:
+    if start_ns is None or stop_ns is None:
+        return None
+    return (stop_ns - start_ns) / NS

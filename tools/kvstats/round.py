@@ -1,0 +1,147 @@
+"""One round as it comes in: its records are added up, nothing is judged here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kvpipe.process import ToolError
+from kvpipe.records import Arm, End, Request, Run, ServerMetrics, Tier
+from kvstats.delivery import BUFFERED_TOKENS_PER_READ
+from kvstats.distribution import Values
+from kvstats.indexes import Indexes
+from kvstats.ledger import Ledger
+from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, itl_s
+from kvstats.rows import Rows
+from kvstats.slo import meets
+from kvstats.tally import Delivery, Span, Tally, Traffic
+
+Observe = Callable[[Request, Run, Mapping[str, float | None], Mapping[str, float]], None]
+"""Told of every request with its run, its metrics and the SLOs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundKey:
+    """What shards of one round have in common; runs that differ in any of it are other rounds."""
+
+    experiment_id: str
+    name: str
+    scenario: str
+    tier: Tier
+    repeat: int
+    round_num: int
+    arm: Arm
+    position: str | None
+    plan_sha256: str
+    salt: str | None  # an A/A pair differs in nothing else; shards may each have made their own
+
+    @classmethod
+    def of(cls, run: Run) -> RoundKey:
+        """The key of a run's round."""
+        return cls(
+            experiment_id=run.experiment_id,
+            name=run.name,
+            scenario=run.scenario,
+            tier=run.tier,
+            repeat=run.repeat,
+            round_num=run.round_num,
+            arm=run.arm,
+            position=run.position,
+            plan_sha256=run.plan_sha256,
+            salt=run.salt if run.shard is None else None,
+        )
+
+    def __str__(self) -> str:
+        return f"round {self.round_num} ({self.arm}) of {self.name}, repeat {self.repeat}"
+
+
+@dataclass(slots=True)
+class Stream:
+    """One run of a round: one shard, or all of it."""
+
+    run: Run
+    records: int = 0
+    span: Span = field(default_factory=Span)
+    end: End | None = None
+
+
+class Round:
+    """Everything that is kept of a round: sums, distributions and bounded rows."""
+
+    def __init__(
+        self, key: RoundKey, slo: Mapping[str, float], observe: Observe | None = None
+    ) -> None:
+        self.key = key
+        self.slo = slo
+        self._observe = observe
+        self.streams: dict[str, Stream] = {}
+        self.servers: list[ServerMetrics] = []
+        self.tally = Tally()
+        self.ledger = Ledger(key.arm)
+        self.delivery = Delivery()
+        self.traffic: dict[str, Traffic] = {}
+        self.timings: dict[str, dict[str, Values]] = {}
+        self.rows = Rows(f"{key.experiment_id}/{key.plan_sha256}/{key.repeat}")
+        self.good = 0
+        self._seen = Indexes()
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs, in an order that the order of files does not change."""
+        runs = [stream.run for stream in self.streams.values()]
+        return sorted(runs, key=lambda run: (_shard_number(run), run.run_id))
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests follow a schedule whatever the answers do."""
+        return any(run.arrival.kind in OPEN_LOOP for run in self.runs)
+
+    def add_run(self, run: Run) -> None:
+        """Take the head of a stream."""
+        self.streams[run.run_id] = Stream(run)
+
+    def add_request(self, request: Request) -> None:
+        """Take a request; ToolError if its index was there before."""
+        if not self._seen.add(request.index):
+            raise ToolError(
+                f"index {request.index} twice in {self.key}: the same records were given twice, "
+                "or runs that are no shards of one round share an experiment"
+            )
+        stream = self.streams[request.run_id]
+        stream.records += 1
+        metrics = {name: metric(request) for name, metric in REQUEST_METRICS.items()}
+        if self._observe is not None:
+            self._observe(request, stream.run, metrics, self.slo)
+        self.rows.add(request, metrics)
+        self.tally.add(request)
+        self.ledger.add(request)
+        self.traffic.setdefault(request.endpoint_url, Traffic()).add(request)
+        if request.stratum != "sentinel":
+            stream.span.add(request)
+        if request.status == "ok":
+            self._add_success(request, metrics, stream.run)
+
+    def _add_success(self, request: Request, metrics: Mapping[str, float | None], run: Run) -> None:
+        self.delivery.add(request, BUFFERED_TOKENS_PER_READ)
+        values = self.timings.setdefault(
+            request.stratum, {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
+        )
+        for name, value in metrics.items():
+            values[name].add(value)
+        values["itl_s"].extend(itl_s(request))
+        if request.stratum != "sentinel" and self.slo:
+            open_loop = run.arrival.kind in OPEN_LOOP
+            self.good += meets(metrics, self.slo, open_loop=open_loop)
+
+    def add_server(self, metrics: ServerMetrics) -> None:
+        """Take what a server counted."""
+        self.servers.append(metrics)
+
+    def add_end(self, end: End) -> None:
+        """Take the foot of a stream."""
+        self.streams[end.run_id].end = end
+
+
+def _shard_number(run: Run) -> int:
+    number, _, _ = (run.shard or "").partition("/")
+    return int(number) if number.isdigit() else -1

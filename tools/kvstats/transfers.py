@@ -1,0 +1,42 @@
+"""Sentinels tell what `cached_tokens` means here: a prompt never sent cannot be in any cache."""
+
+from __future__ import annotations
+
+from kvpipe.records import Finding
+from kvstats.findings import finding, plural
+from kvstats.rows import Table
+
+# Without a measured floor: the template's head is never half of a prompt of this product's sizes,
+# and a decoder reports all of it (prompt - 1).
+TRANSFER_SHARE = 0.5
+
+
+def pd_transfer(table: Table) -> Finding | None:
+    """A sentinel reports more than the floor: cached tokens here are transfers; warning."""
+    columns = [
+        table.ints(name) for name in ("index", "cached_tokens", "prompt_tokens", "floor_tokens")
+    ]
+    found: list[tuple[int, int, int | None]] = []
+    for stratum, ok, index, cached, prompt, floor in zip(
+        table.stratum, table.ok, *columns, strict=True
+    ):
+        if stratum != "sentinel" or not ok or not cached or index is None:
+            continue
+        limit = floor if floor is not None else TRANSFER_SHARE * prompt if prompt else None
+        if limit is not None and cached > limit:
+            found.append((index, cached, prompt))
+    if not found:
+        return None
+    index, cached, prompt = found[0]
+    of = "" if prompt is None else f" of {prompt:,}"
+    return finding(
+        "pd_transfer",
+        "warning",
+        f"{plural(len(found), 'sentinel')} with text that was never sent before "
+        f"report cached tokens (request {index}: {cached:,}{of}): "
+        "cached tokens of this endpoint are KV transfers, so its hit ratio shows no reuse",
+        sentinels=len(found),
+        index=index,
+        cached_tokens=cached,
+        prompt_tokens=prompt,
+    )
