@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
+from typing import TYPE_CHECKING, Any
 
 from kvpipe.process import ToolError
 from kvschemas import load_schema
+
+if TYPE_CHECKING:
+    import yaml
+    from jsonschema.exceptions import ValidationError
 
 MAX_BYTES = 1_000_000
 PLACEHOLDERS = ("YOUR_", "NODE_A", "NODE_B", "//HOST:", "//HOST/")
@@ -41,6 +41,10 @@ class Config:
 
 def load_checked(path: str | Path, schema: str) -> Config:
     """The YAML file at `path`, valid by schema `schema`; ToolError with file, line and key."""
+    import yaml  # both cost an import that a run without a config never pays
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
     file = Path(path)
     if file.stat().st_size > MAX_BYTES:
         raise ToolError(f"{file}: more than {MAX_BYTES} bytes is no config")
@@ -69,6 +73,8 @@ def placeholder_in(text: str) -> str | None:
 
 
 def _lines(node: yaml.Node | None, key: Key, file: str) -> Iterable[tuple[Key, int]]:
+    import yaml
+
     if node is None:
         return
     if isinstance(node, yaml.MappingNode):
