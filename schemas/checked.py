@@ -103,9 +103,10 @@ def _plain_keys(value: Any) -> Any:
 
 
 def _words(problem: ValidationError) -> str:
+    schema = problem.schema if isinstance(problem.schema, dict) else {}
     if problem.validator == "additionalProperties":
-        known = ", ".join(sorted(problem.schema.get("properties", {})))
+        known = ", ".join(sorted(schema.get("properties", {})))
         return f"{problem.message}; known keys: {known}"
-    described = problem.schema.get("description") if isinstance(problem.schema, dict) else None
+    described = schema.get("description")
     message = problem.message if len(problem.message) < 200 else problem.message[:200] + "..."
     return f"{message} ({described})" if described else message
