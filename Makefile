@@ -47,6 +47,7 @@ bench: $(INSTALLED)  ## Hold kvload's stamps against the truth log of kvsim
 
 docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation
 	python -m kvschemas schemas
+	cd schemas/examples/valid && kvstats --slo ttft=500ms stream.jsonl > round_stats.jsonl
 	python docs/build.py
 
 record: $(INSTALLED)  ## Record the golden cases anew; then read git diff

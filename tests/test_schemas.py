@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +259,9 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(value, list):
         for inner in value:
             yield from objects(inner)
+
+
+def test_the_example_of_stats_is_what_kvstats_makes_of_the_stream(sh: Callable[..., Any]) -> None:
+    done = sh(f"kvstats --slo ttft=500ms {SCHEMAS}/examples/valid/stream.jsonl")
+    wanted = (SCHEMAS / "examples" / "valid" / "round_stats.jsonl").read_text(encoding="utf-8")
+    assert done.out == wanted, "make docs"
