@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The whole experiment on simulated engines: one node, one node through the store, two nodes.
+# Every step is a pipeline that could be typed; everything it measures is SIMULATED and says so.
+set -euo pipefail
+
+out=${1:-demo-out}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rm -f "$out"/*.jsonl "$out"/report.* "$out"/*.url
+
+pids=()
+stop() {
+    trap - EXIT
+    kill "${pids[@]}" 2>/dev/null || true
+    wait "${pids[@]}" 2>/dev/null || true
+}
+trap stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# start NAME FLAGS...: one kvsim process; it prints its URL when it is ready.
+start() {
+    local name=$1
+    shift
+    kvsim --port 0 "$@" >"$out/$name.url" &
+    pids+=($!)
+    for _ in $(seq 300); do
+        [[ -s $out/$name.url ]] && return
+        kill -0 "${pids[-1]}" 2>/dev/null || break
+        sleep 0.1
+    done
+    echo "demo: kvsim ($name) did not start" >&2
+    exit 1
+}
+url() { python -c 'import json, sys; print(json.load(sys.stdin)["url"])' <"$out/$1.url"; }
+
+echo "demo: starting a simulated Mooncake store and two simulated vLLM nodes" >&2
+start store --role store
+store=$(url store)
+start a --store "$store"
+start b --store "$store"
+a=$(url a)
+b=$(url b)
+
+shape=(--scenario long_context_high_reuse --requests 24 --contexts 8 --context-tokens 2500-3000
+    --output-tokens 16 --pause 0)
+
+set -x
+kvload --url "$a" "${shape[@]}" --name "one node" |
+    tee "$out/local.jsonl" | kvstats >"$out/local.stats.jsonl"
+
+kvload --url "$a" "${shape[@]}" --name "one node, through the store" --tier store \
+    --engine mooncake="$store" |
+    tee "$out/store.jsonl" | kvstats >"$out/store.stats.jsonl"
+
+kvclear --vllm "$a" --vllm "$b" --mooncake "$store" >"$out/cleared.jsonl"
+
+kvload --url 1="$a" --url 2="$b" "${shape[@]}" --name "two nodes" \
+    --engine mooncake="$store" --isolation "$out/cleared.jsonl" |
+    tee "$out/cross.jsonl" | kvstats >"$out/cross.stats.jsonl"
+
+kvreport --format md --format json -o "$out" "$out"/*.stats.jsonl
+{ set +x; } 2>/dev/null
+kvreport "$out"/*.stats.jsonl
+echo "demo: the report is $out/report.md, the records are beside it" >&2
