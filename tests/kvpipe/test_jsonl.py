@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,15 @@ def test_plain_and_gzipped_files_are_read_alike(tmp_path: Path) -> None:
         with jsonl.open_lines(str(path)) as (name, stream):
             assert name == str(path)
             assert list(jsonl.read_records(stream, name)) == [END]
+
+
+def test_standard_input_may_be_gzipped_too() -> None:
+    program = "from kvpipe.jsonl import *\nwith open_lines('-') as (name, stream):"
+    program += "\n    for record in read_records(stream, name): write_record(record)"
+    for data in (jsonl.encode(END) * 3, gzip.compress(jsonl.encode(END) * 3), b""):
+        done = subprocess.run([sys.executable, "-c", program], input=data, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout == (jsonl.encode(END) * 3 if data else b"")
 
 
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar, cast
 
@@ -51,14 +52,16 @@ def open_lines(path: str | None) -> Iterator[tuple[str, IO[bytes]]]:
     if path is None or path == "-":
         if sys.stdin.isatty():
             raise UsageError("nothing to read: pipe records in, or name a file (see --help)")
-        yield "stdin", sys.stdin.buffer
+        yield "stdin", _unpacked(cast("BufferedReader", sys.stdin.buffer))
         return
     with Path(path).open("rb") as raw:
-        if raw.peek(2)[:2] == b"\x1f\x8b":
-            with gzip.open(raw) as stream:
-                yield path, cast("IO[bytes]", stream)
-        else:
-            yield path, raw
+        yield path, _unpacked(raw)
+
+
+def _unpacked(raw: BufferedReader) -> IO[bytes]:
+    """The stream, through gzip if it begins as gzip does."""
+    packed = raw.peek(2)[:2] == b"\x1f\x8b"
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw
 
 
 def decode_line(line: bytes, place: str) -> AnyRecord:
