@@ -20,6 +20,7 @@ SAVING = NODE.replace(
     'operation="save_put",status="ok"} 66.0', 'operation="save_put",status="ok"} 65.0'
 )
 FEWER = STORE.replace("master_key_count 21", "master_key_count 20")
+OPEN = STORE.replace("mem_cache_nums_ 21", "mem_cache_nums_ 20")
 
 
 async def barrier(serve, node: list[str], store: list[str] | None, timeout_s: float = 5.0):
@@ -47,6 +48,14 @@ async def test_a_running_request_or_a_save_or_a_new_key_starts_the_wait_anew(ser
     assert looks == 3
     _, looks = await barrier(serve, [NODE], [FEWER, STORE])
     assert looks == 3
+
+
+async def test_a_key_whose_save_has_not_ended_is_no_rest(serve) -> None:
+    """Mooncake counts a key when its save begins, and until it ends no removal removes it."""
+    _, looks = await barrier(serve, [NODE], [OPEN, OPEN, STORE])
+    assert looks == 4
+    found, _ = await barrier(serve, [NODE], [OPEN], timeout_s=0.1)
+    assert (found.state, found.reason) == ("unknown", "1 keys still being saved")
 
 
 async def test_who_never_rests_is_unknown(serve) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from kvclear.account import Account
-from kvclear.config import order_of
 from kvclear.order import Order, engines_of, hook_of
 from kvclear.procedure import clear
 from kvclear.site import Site
@@ -32,9 +31,10 @@ done is told on stderr as it happens. Status 0 means cleared and shown.
 EXAMPLES = """\
   kvclear --vllm http://a:8000 --vllm http://b:8000 --mooncake http://m:9003
   kvclear --vllm http://a:8000 --command 'docker restart vllm' --wait 5
-  kvclear --config run.yaml > cleared.json && kvload --isolation cleared.json ...
+  kvclear --config run.yaml > cleared.json
+  kvload --config run.yaml --isolation cleared.json | kvstats
 one line out:
-  {"record":"cleared","schema":1,...,"verified":true,"reason":"shown empty by ..."}
+  {"record":"cleared","schema":1,...,"verified":true,"reason":"shown empty ..."}
 """
 
 
@@ -93,7 +93,7 @@ def run(argv: Sequence[str] | None) -> int:
 
 def read_order(args: argparse.Namespace) -> Order:
     """Flags over config over defaults; UsageError and ToolError in one line."""
-    base = order_of(args.config) if args.config else Order()
+    base = _configured(args.config)
     for url in (*args.health, *([args.metadata_clear] if args.metadata_clear else [])):
         base_url(url)
     order = replace(
@@ -136,6 +136,14 @@ def cleared(site: Site) -> Cleared:
         floor_tokens=max(floors, default=None),
         elapsed_s=account.elapsed_s,
     )
+
+
+def _configured(path: str | None) -> Order:
+    if path is None:
+        return Order()
+    from kvclear.config import order_of  # YAML and schemas, which no other order needs
+
+    return order_of(path)
 
 
 def _seconds(text: str) -> float:

@@ -23,6 +23,8 @@ COUNTERS: dict[str, Formula] = {
 
 GAUGES: dict[str, Formula] = {
     "store_keys": ((term("master_key_count"),),),
+    # A key is counted when its save begins; these (real names, ending so) when it is complete.
+    "store_saved_keys": ((term("mem_cache_nums_"), term("file_cache_nums_")),),
 }
 
 

@@ -68,6 +68,10 @@ def _busy(looks: Sequence[Snapshot]) -> str | None:
         total = sum(gauge(look, name) or 0.0 for look in looks)
         if total:
             return f"{total:.0f} requests still {name}"
+    for look in looks:
+        keys, saved = gauge(look, "store_keys"), gauge(look, "store_saved_keys")
+        if keys is not None and saved is not None and keys > saved:
+            return f"{keys - saved:.0f} keys still being saved"
     return None
 
 

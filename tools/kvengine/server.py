@@ -11,12 +11,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, Self
 
 from kvengine.urls import base_url, redact
 from kvpipe.process import ToolError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+# aiohttp is imported where it is first used: it takes a third of a second, which a tool's --help
+# must not pay.
 
 TIMEOUT_S = 60.0
 
@@ -69,6 +73,8 @@ class Server:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        import aiohttp
+
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             headers=self._headers,
@@ -105,6 +111,8 @@ class Server:
         timeout_s: float | None = None,
     ) -> Answer:
         """Send one request and read the whole answer, whatever its status. Raises Unreachable."""
+        import aiohttp
+
         if self._session is None:
             raise RuntimeError("Server is used outside `async with`")
         limit_s = self._timeout_s if timeout_s is None else timeout_s
@@ -138,6 +146,8 @@ class Server:
 
 def describe(error: aiohttp.ClientError) -> str:
     """The cause in a few words: `connection refused`, `unknown host`, `tls error`, ..."""
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "unknown host"
     if isinstance(error, aiohttp.ClientSSLError):
