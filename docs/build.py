@@ -60,7 +60,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    return sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
+    found = {path for pattern in PAGES for path in ROOT.glob(pattern)}
+    return sorted(path for path in found if not path.parent.name.startswith("."))
 
 
 def output_of(command: str) -> str:
