@@ -324,6 +324,10 @@ def test_idle_connections_may_be_closed_early(node: Sim) -> None:
     assert not closed_within(node, 1)
 
 
+def test_idle_connections_are_closed_after_the_time_that_was_asked_for(kvsim: Start) -> None:
+    assert closed_within(kvsim("--keep-alive-s", "0.2"), 30)
+
+
 def test_a_restart_begins_anew(kvsim: Start) -> None:
     sim = kvsim(*FAST)
     sim.chat(PROMPT)

@@ -67,6 +67,7 @@ def test_the_truth_is_on_the_clients_clock_and_in_order(kvsim: Start, tmp_path: 
     assert [trace["cached_local"] for trace in traces] == [0, 48, 48]
     assert all(trace["prompt_tokens"] == 61 for trace in traces)
     assert all(trace["output_tokens"] == 6 for trace in traces)
+    assert all((trace["status"], trace["complete"]) == (200, True) for trace in traces)
     for trace, (begun, ended) in zip(traces, stamps, strict=False):
         order = [begun, trace["head_ns"], trace["read_ns"], *trace["write_ns"], trace["end_ns"]]
         assert order == sorted(order)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.kvsim.conftest import FAST, Sim, words
+from tests.kvsim.conftest import FAST, Reply, Sim, words
 
 from kvsim.options import StoreOptions
 from kvsim.store import Store
@@ -195,3 +196,49 @@ def test_a_full_store_evicts_and_says_so(kvsim: Start) -> None:
     store.wait_for("master_batch_put_end_requests_total", 2)
     assert store.metric("master_evicted_key_count") > 0
     assert store.metric("master_key_count") <= 36
+
+
+def vanishing(kvsim: Start, policy: str) -> tuple[Sim, Reply]:
+    """A node that is loading blocks while somebody clears the store; and its answer."""
+    store = kvsim("--role", "store")
+    a = kvsim(*FAST, "--save-delay-ms", "0", "--store", store.url)
+    b = kvsim(*FAST, "--load-latency-ms", "3000", "--store", store.url,
+              "--kv-load-failure-policy", policy)  # fmt: skip
+    a.chat(PROMPT)
+    store.wait_for("master_key_count", 31)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(b.chat, PROMPT)
+        b.wait_for("vllm:num_requests_waiting", 1)
+        assert b.call("POST", "/reset_prefix_cache").json == {"success": False}
+        running = b.call("POST", "/reset_prefix_cache?reset_running_requests=true")
+        assert running.status == 500
+        store.call("POST", "/api/v1/remove_all?force=true")
+        return b, answer.result()
+
+
+def test_blocks_that_vanish_while_they_are_loaded_fail_the_request(kvsim: Start) -> None:
+    node, reply = vanishing(kvsim, "fail")
+    assert (reply.status, reply.events[0]["error"]["code"]) == (200, 500)
+    assert node.metric("vllm:request_success_total", finished_reason="error") == 1
+    failed = "vllm:mooncake_store_operation_failed_keys_total"
+    assert node.metric(failed, operation="load_get") == 31
+    assert node.chat(PROMPT).cached == 0  # and nothing stays behind
+
+
+def test_or_are_computed_anew_if_that_is_the_policy(kvsim: Start) -> None:
+    node, reply = vanishing(kvsim, "recompute")
+    assert reply.usage["completion_tokens"] == 4
+    assert node.metric("vllm:request_success_total", finished_reason="error") == 0
+
+
+def test_many_loads_into_a_small_cache_all_end(kvsim: Start) -> None:
+    store = kvsim("--role", "store")
+    a = kvsim(*FAST, "--save-delay-ms", "0", "--store", store.url)
+    small = kvsim(*FAST, "--store", store.url, "--capacity-blocks", "24")
+    for at in range(8):
+        a.chat(words(150, at * 7))
+    store.wait_for("master_key_count", 80)
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda at: small.chat(words(150, at * 7), max_tokens=60), range(8)))
+    assert all(reply.usage["completion_tokens"] == 60 for reply in done)
+    assert small.metric("vllm:kv_cache_usage_perc") == 0

@@ -55,6 +55,10 @@ class Accounting:
     def preempted(self) -> None:
         self.metrics.count("num_preemptions")
 
+    def failed(self) -> None:
+        """Blocks that were promised had gone when they were to be loaded."""
+        self.metrics.count("request_success", finished_reason="error")
+
     def finished(self, sequence: Sequence, reason: str, now: float) -> None:
         """Aborted requests are not counted, as in vLLM when the client goes away."""
         metrics, generated = self.metrics, sequence.generated

@@ -78,8 +78,14 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--port", type=int, default=0, metavar="P", help="0, the default, is a free one")
     add("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
-    add("--role", choices=("node", "store"), default="node", help="[node]")
-    add("--fault", action="append", default=[], metavar="NAME[=ARG]", help="repeatable; below")
+    add("--role", choices=("node", "store"), default="node", help="what it plays [node]")
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME[=ARG]",
+        help="be wrong in one way; repeatable",
+    )
     add("--keep-alive-s", type=float, default=5.0, metavar="S",
         help="how long an idle connection stays open [5]")  # fmt: skip
     node = made.add_argument_group("a node")
@@ -118,6 +124,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise UsageError("--capacity-blocks: must be at least 2, since one block is never used")
     if arguments.role == "store" and arguments.store:
         raise UsageError("--store: a store has no store behind it")
+    faults(arguments)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kvsim.accounting import Accounting
-from kvsim.cache import Block, BlockPool
+from kvsim.cache import BlockPool
 from kvsim.faults import FaultSet
+from kvsim.holdings import Holdings
 from kvsim.node_metrics import State
 from kvsim.options import NodeOptions
 from kvsim.pacing import Pacer
 from kvsim.prompt import Ask
 from kvsim.sequence import Job, Output, Sequence
-from kvsim.shadow import Shadow
 from kvsim.store_client import StoreClient
 from kvsim.transfers import Transfers
 
@@ -61,8 +61,8 @@ class Engine:
         self._clock = clock
         self._random = Random(options.seed)
         self._pacer = Pacer(options.pace, faults, self._random)
-        self._shadow = Shadow(faults, options.block_tokens)
         self.pool = BlockPool(options.blocks)
+        self._holdings = Holdings(self.pool, options.block_tokens, faults, self._random)
         self._transfers = Transfers(client, self.pool, self._pacer, faults) if client else None
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
@@ -172,7 +172,7 @@ class Engine:
             count = min(len(sequence.tokens) - sequence.computed, step.budget)
             if count <= 0 or sequence not in self._running:
                 continue  # no budget left, or preempted for the sake of an earlier one
-            while not self._grow(sequence, count):
+            while not self._holdings.grow(sequence, count):
                 preempted = True
                 victim = self._running[-1]
                 self._preempt(victim)
@@ -187,56 +187,59 @@ class Engine:
 
     async def _admit(self, step: Step) -> None:
         """Takes up waiting requests in order while there are budget, places and blocks."""
-        while self._waiting and step.budget > 0:
-            if len(self._running) + len(self._loading) >= self._options.max_num_seqs:
-                return
-            sequence = self._waiting[0]
-            if not sequence.blocks:
-                remote = await self._remote_blocks(sequence)
-                if not self._waiting or self._waiting[0] is not sequence:
-                    continue  # gone while the store was asked
-                if not self._take_cached(sequence, remote, step.budget):
-                    return
-                if sequence.loading:
-                    continue
-            count = min(len(sequence.tokens) - sequence.computed, step.budget)
-            if not self._grow(sequence, count):
-                return
-            self._waiting.remove(sequence)
-            self._running.append(sequence)
-            sequence.scheduled_s = sequence.scheduled_s or self._clock()
-            step.add(sequence, count)
+        most = self._options.max_num_seqs
+        while self._waiting and step.budget > 0 and len(self._running) + len(self._loading) < most:
+            if not await self._take_up(self._waiting[0], step):
+                self._unlock(step)
+                break
+
+    async def _take_up(self, sequence: Sequence, step: Step) -> bool:
+        """The head of the queue begins to load or to run; False: no room."""
+        if not sequence.blocks:
+            remote = await self._remote_blocks(sequence)
+            if not self._waiting or self._waiting[0] is not sequence:
+                return True  # gone while the store was asked
+            if not self._take_cached(sequence, remote, step.budget):
+                return False
+            if sequence.loading:
+                return True
+        count = min(len(sequence.tokens) - sequence.computed, step.budget)
+        if not self._holdings.grow(sequence, count):
+            return False
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        sequence.scheduled_s = sequence.scheduled_s or self._clock()
+        step.add(sequence, count)
+        return True
+
+    def _unlock(self, step: Step) -> None:
+        """No room. If nobody runs who will make some, loaded requests give theirs back."""
+        if not self._running and not step.parts:
+            for sequence in self._waiting:
+                self._holdings.let_go(sequence)
 
     async def _remote_blocks(self, sequence: Sequence) -> int:
-        """How many blocks the store has beyond those that the cache has."""
+        """How many blocks the store has beyond those that the cache has; asked once while a
+        request waits for room."""
         if self._transfers is None or sequence.admitted:
             return 0
-        names = sequence.findable()
-        return await self._transfers.lookup(names[len(self.pool.match(names)) :])
+        local = self._holdings.local(sequence)
+        if sequence.reach is None or local < sequence.reach[0]:
+            found = await self._transfers.lookup(sequence.findable()[local:])
+            sequence.reach = (local, local + found)
+        return max(0, sequence.reach[1] - self._holdings.local(sequence))
 
     def _take_cached(self, sequence: Sequence, remote: int, budget: int) -> bool:
         """Holds what the cache has, starts to load what the store has; False: no room yet."""
-        size = self._options.block_tokens
-        names = sequence.findable()
-        local = self.pool.match(names)
-        if self._faults.on("evict") and self._random.random() < self._faults.number("evict"):
-            self.pool.forget(block for block in local if block.refs == 0)
-            local, remote = [], 0
-        hidden = 0
-        if not sequence.admitted:
-            hidden = max(0, self._shadow.blocks(sequence.tokens) - len(local))
-        remote = 0 if hidden else min(remote, len(names) - len(local))
-        start = (len(local) + hidden) * size
-        chunk = min(len(sequence.tokens) - start, budget)
-        needed = remote or -(-(start + chunk) // size) - len(local)
-        if needed > self.pool.free - sum(block.refs == 0 for block in local):
+        found = self._holdings.find(sequence, remote)
+        if not self._holdings.take(sequence, found, budget):
             return False
-        self.pool.take(local)
-        sequence.blocks, sequence.named, sequence.computed = local, len(local), start
+        local = len(found.local)
         if not sequence.admitted:
-            self._admitted(sequence, start, remote * size)
-        if remote:
-            self._load(sequence, names[len(local) : len(local) + remote])
+            size = self._options.block_tokens
+            self._admitted(sequence, (local + found.hidden) * size, found.remote * size)
+        if found.remote:
+            self._load(sequence, sequence.findable()[local : local + found.remote])
         return True
 
     def _admitted(self, sequence: Sequence, local: int, remote: int) -> None:
@@ -251,7 +254,6 @@ class Engine:
     def _load(self, sequence: Sequence, names: list[bytes]) -> None:
         if self._transfers is None:
             raise AssertionError("a load without a store")
-        sequence.blocks += self.pool.allocate(len(names)) or []
         sequence.loading = True
         sequence.scheduled_s = self._clock()
         self._waiting.remove(sequence)
@@ -264,45 +266,22 @@ class Engine:
         self._loading.remove(sequence)
         sequence.loading = False
         if not found and self._options.load_failure == "fail":
+            self._books.failed()
             self._fail(sequence.job, LOAD_FAILED)
             return
         if found:
-            self._name(sequence, len(sequence.blocks))
-            sequence.computed = len(sequence.blocks) * self._options.block_tokens
+            self._holdings.loaded(sequence)
         self._waiting.insert(0, sequence)
         self._wake.set()
-
-    def _grow(self, sequence: Sequence, count: int) -> bool:
-        """Blocks for ``count`` more tokens; the full ones are findable from now on."""
-        size = self._options.block_tokens
-        missing = -(-(sequence.computed + count) // size) - len(sequence.blocks)
-        if missing > 0:
-            blocks = self.pool.allocate(missing)
-            if blocks is None:
-                return False
-            sequence.blocks += blocks
-        self._name(sequence, (sequence.computed + count) // size)
-        return True
-
-    def _name(self, sequence: Sequence, until: int) -> None:
-        for at in range(sequence.named, until):
-            self.pool.name(sequence.blocks[at], sequence.digest(at))
-        sequence.named = max(sequence.named, until)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue, to be computed anew."""
         self._running.remove(sequence)
-        self._let_go(sequence)
+        self._holdings.let_go(sequence)
         sequence.preemptions += 1
         self._waiting.insert(0, sequence)
         self._books.preempted()
         self._wake.set()
-
-    def _let_go(self, sequence: Sequence) -> None:
-        blocks: list[Block] = sequence.blocks
-        self.pool.release(blocks)
-        sequence.blocks, sequence.named, sequence.computed = [], 0, 0
-        sequence.epoch += 1
 
     def _drop(self, sequence: Sequence) -> None:
         """Out of the engine, whatever its state."""
@@ -313,7 +292,7 @@ class Engine:
             if sequence in group:
                 group.remove(sequence)
         self._loading.discard(sequence)
-        self._let_go(sequence)
+        self._holdings.let_go(sequence)
         self._wake.set()
 
     def _finish_step(self, step: Step) -> None:

@@ -83,7 +83,7 @@ class Flat:
                 return await self._stream(request, body, trace, chat)
             await asyncio.sleep(self._options.ttft_s + (count - 1) * self._options.itl_s)
             trace.stamp()
-            trace.complete = True
+            trace.status, trace.complete = 200, True
             return self._whole(trace, chat)
         finally:
             trace.end_ns = time.perf_counter_ns()

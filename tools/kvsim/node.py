@@ -2,15 +2,12 @@
 
 import asyncio
 import json
-import secrets
 import time
 from random import Random
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from kvsim import refusals
 from kvsim.accounting import Accounting
 from kvsim.delivery import Streamer, whole
 from kvsim.engine import DEAD, Engine
@@ -18,6 +15,7 @@ from kvsim.faults import FaultError, FaultSet
 from kvsim.flat import Flat
 from kvsim.intake import read_ask, read_body
 from kvsim.options import NodeOptions
+from kvsim.questions import Questions
 from kvsim.refusals import Refused
 from kvsim.sequence import Job
 from kvsim.serving import (
@@ -32,7 +30,6 @@ from kvsim.serving import (
 )
 from kvsim.sse import CutShort, SseWriter
 from kvsim.store_client import StoreClient
-from kvsim.tokens import decode, encode, render_chat, token_text
 from kvsim.truth import Trace, TruthLog, new_trace
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
@@ -73,9 +70,7 @@ class Node:
         routes: Routes = {
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/completions": {"POST": self._completions},
-            "/v1/models": {"GET": self._models},
-            "/tokenize": {"POST": self._tokenize},
-            "/detokenize": {"POST": self._detokenize},
+            **Questions(self.options).routes(),
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
             "/version": {"GET": self._version},
@@ -163,8 +158,11 @@ class Node:
                 return await self._stream(request, job, trace)
             answer = await whole(job, self.options, self.faults)
             trace.stamp()
-            trace.complete = True
+            trace.status, trace.complete = 200, True
             return json_answer(answer)
+        except Refused as refused:
+            trace.status = refused.status
+            raise
         finally:
             self.engine.abort(job)
             self._record(trace, job)
@@ -187,58 +185,7 @@ class Node:
         trace.output_tokens = job.generated
         self.truth.add(trace)
 
-    # Questions
-
-    async def _models(self, request: web.Request) -> web.Response:
-        permission = {
-            "id": f"modelperm-{secrets.token_hex(8)}", "object": "model_permission",
-            "created": int(time.time()), "allow_create_engine": False, "allow_sampling": True,
-            "allow_logprobs": True, "allow_search_indices": False, "allow_view": True,
-            "allow_fine_tuning": False, "organization": "*", "group": None, "is_blocking": False,
-        }  # fmt: skip
-        card = {
-            "id": self.options.model, "object": "model", "created": int(time.time()),
-            "owned_by": "kvsim", "root": self.options.model, "parent": None,
-            "max_model_len": self.options.max_model_len, "permission": [permission],
-        }  # fmt: skip
-        return json_answer(msgspec.json.encode({"object": "list", "data": [card]}))
-
-    async def _body(self, request: web.Request) -> dict[str, Any]:
-        return read_body(await request.read(), request.headers.get("content-type", ""))
-
-    async def _tokenize(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
-        self._check_model(body)
-        if isinstance(body.get("messages"), list):
-            opened = bool(body.get("add_generation_prompt", True))
-            messages = [item for item in body["messages"] if isinstance(item, dict)]
-            tokens = render_chat(messages, generation_prompt=opened)
-        elif isinstance(body.get("prompt"), str):
-            tokens = encode(body["prompt"])
-        else:
-            raise refusals.invalid(
-                [refusals.problem("missing", "body.prompt", "Field required", body)]
-            )
-        strings = list(map(token_text, tokens)) if body.get("return_token_strs") else None
-        answer = {
-            "count": len(tokens), "max_model_len": self.options.max_model_len, "tokens": tokens,
-            "token_strs": strings,
-        }  # fmt: skip
-        return json_answer(msgspec.json.encode(answer))
-
-    async def _detokenize(self, request: web.Request) -> web.Response:
-        body = await self._body(request)
-        self._check_model(body)
-        tokens = body.get("tokens")
-        if not isinstance(tokens, list) or not all(isinstance(t, int) for t in tokens):
-            text = "Input should be a valid list"
-            raise refusals.invalid([refusals.problem("list_type", "body.tokens", text, tokens)])
-        return json_answer(msgspec.json.encode({"prompt": decode(tokens)}))
-
-    def _check_model(self, body: dict[str, Any]) -> None:
-        model = body.get("model", self.options.model)
-        if model != self.options.model:
-            raise refusals.no_such_model(str(model), self.options.model)
+    # State
 
     async def _health(self, request: web.Request) -> web.Response:
         return empty_answer(503 if self.engine.dead else 200)
@@ -264,6 +211,8 @@ class Node:
             return False
         if self.faults.on("reset_lies"):
             return True
+        if running and self.engine.state().loading:  # a RuntimeError in vLLM's scheduler
+            raise Refused(500, "InternalServerError", "blocks wait for a remote transfer")
         cleared = self.engine.reset_prefix_cache(reset_running=running)
         return (await self.engine.reset_external() if external else True) and cleared
 

@@ -76,6 +76,8 @@ class Sequence:
         """Raised whenever a step in flight must no longer count."""
         self.cached_local = 0
         self.cached_remote = 0
+        self.reach: tuple[int, int] | None = None
+        """When the store was asked: blocks in the cache, and those and the store's together."""
         self.admitted = False
         self.loading = False
         self.prefilled = False

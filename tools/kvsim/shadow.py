@@ -13,13 +13,16 @@ class Shadow:
         self._seen: set[bytes] = set()
 
     def blocks(self, prompt: list[int]) -> int:
-        """How many leading blocks of a prompt it has; the prompt is remembered from now on."""
+        """How many leading blocks of a prompt it has, the one of its last token never."""
         if not self._faults.on("persistent"):
             return 0
-        names = list(chain_all(prompt, self._size, None))
-        limit = (len(prompt) - 1) // self._size
         found = 0
-        while found < limit and names[found] in self._seen:
+        for name in chain_all(prompt[:-1], self._size, None):
+            if name not in self._seen:
+                break
             found += 1
-        self._seen.update(names)
         return found
+
+    def remember(self, prompt: list[int]) -> None:
+        if self._faults.on("persistent"):
+            self._seen.update(chain_all(prompt, self._size, None))

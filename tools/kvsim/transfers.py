@@ -44,12 +44,11 @@ class Transfers:
 
         async def work() -> None:
             begun = time.monotonic()
+            await asyncio.sleep(self._pacer.load_s(len(names), size))
             try:
                 found = await self._client.get(names, begun)
             except StoreUnreachable:
                 found = False
-            planned = self._pacer.load_s(len(names), size)
-            await asyncio.sleep(max(0.0, planned - (time.monotonic() - begun)))
             done(sequence, found)
 
         self._start(self._loads, work())
