@@ -11,12 +11,20 @@ import uuid
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from kvengine.saltprobe import SaltProbe
 from kvengine.urls import redact
 from kvload.arrivals import due_times
 from kvload.bodies import Dress, Prepared, prepare
 from kvload.client import Client, Target
 from kvload.console import Console
-from kvload.controls import needs_reset, preflight_reset, reset_engines, rest, warmup_findings
+from kvload.controls import (
+    needs_reset,
+    preflight_reset,
+    reset_engines,
+    rest,
+    salt_findings,
+    warmup_findings,
+)
 from kvload.drive import Observe, Outcome, Round
 from kvload.heads import run_head
 from kvload.health import client_health
@@ -31,7 +39,7 @@ from kvload.watch import SerialWatch, Watch
 from kvload.writer import RoundFacts, Tally, Writer
 from kvpipe.jsonl import write_record
 from kvpipe.process import Stopped, ToolError
-from kvpipe.records import Arrival, Barrier, End, Reset, Run, Warmup
+from kvpipe.records import Arrival, Barrier, End, Reset, Run, SaltWay, Warmup
 
 FEW_CONNECTIONS = 64
 NO_WARMUP = Warmup(passes=0, settled=None)
@@ -73,6 +81,8 @@ class Conductor:
         self._clients: dict[str, Client] = {}
         self._site: Site
         self._warmup: Warmup | None = None
+        self._salt_way: SaltWay = "none"
+        self._salt_probe: SaltProbe | None = None
         self.stopping = Stopping(console)
         self.totals = Totals()
 
@@ -108,6 +118,8 @@ class Conductor:
             self._experiment = dataclasses.replace(experiment, arrival=Arrival(kind="planned"))
         if needs_reset(experiment):
             await unless(preflight_reset(self._site))
+        if any(turn.salt == "request" for turn in self._schedule()) or experiment.salt != "none":
+            self._salt_way, self._salt_probe = await unless(salt_way(self._site, experiment))
         return plans
 
     def _schedule(self) -> list[RoundPlan]:
@@ -115,8 +127,7 @@ class Conductor:
 
     async def _repeat(self, repeat: int, plan: RepeatPlan) -> None:
         experiment = self._experiment
-        way = salt_way(next(iter(self._site.nodes.values())).identity)
-        salts = Salts(experiment=experiment, way=way, repeat=repeat)
+        salts = Salts(experiment=experiment, way=self._salt_way, repeat=repeat)
         if len(experiment.repeats) > 1:
             self._console.say(f"Repeat {repeat}/{max(experiment.repeats)}")
         if self._warmup is None:
@@ -243,7 +254,7 @@ class Conductor:
             wall_s=wall_s,
             barrier=barrier,
             reset=reset,
-            findings=warmup_findings(self._warmup),
+            findings=warmup_findings(self._warmup) + salt_findings(self._salt_probe),
             client=client_health(outcome, tally, experiment.arrival, wall_s, turn.client.opened),
         )
         write_record(end, self._out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvengine.rest import come_to_rest
+from kvengine.saltprobe import SaltProbe
 from kvengine.server import Server, Unreachable
 from kvengine.vllm import reset_local
 from kvload.settings import Experiment
@@ -62,6 +63,22 @@ def warmup_findings(warmup: Warmup | None) -> list[Finding]:
                 " may measure the server's own warming"
             ),
             evidence={"passes": warmup.passes},
+        )
+    ]
+
+
+def salt_findings(probe: SaltProbe | None) -> list[Finding]:
+    """What the probe of `cache_salt` has to say of the rounds behind it."""
+    if probe is None or probe.honoured is not False:
+        return []
+    return [
+        Finding(
+            code="salt_ignored",
+            severity="warning",
+            message=(
+                f"cache_salt is ignored here ({probe.reason}): salts go to the head of the prompts"
+            ),
+            evidence={"field": "cache_salt"},
         )
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvengine.counters import Snapshot, block_tokens, snapshot
 from kvengine.identify import Identity, identify
+from kvengine.saltprobe import SaltProbe, probe_cache_salt
 from kvengine.server import Server
 from kvengine.tokenize import floor_tokens
 from kvengine.urls import redact
@@ -14,6 +15,7 @@ from kvload.settings import Access, Experiment
 from kvpipe.process import ToolError
 from kvpipe.records import Role, SaltWay
 
+SALTED_ENGINES = ("vllm", "sglang", "kvsim")
 EnterServer = Callable[[Server], Awaitable[Server]]
 
 
@@ -101,13 +103,24 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
     return Site(nodes=nodes, extra=extra, resetters=resetters, model=model)
 
 
-def salt_way(identity: Identity) -> SaltWay:
-    """How this engine takes a salt: a request field where it is known to have one.
+async def salt_way(site: Site, experiment: Experiment) -> tuple[SaltWay, SaltProbe | None]:
+    """How these endpoints take a salt, and the probe that showed it.
 
-    vLLM has `cache_salt` in both APIs since 0.9.2, SGLang too; everything else gets a line at the
-    head of the prompt, which works everywhere.
+    vLLM has the field `cache_salt` in both APIs since 0.9.2, SGLang too; what ignores it, as the
+    probe shows, and everything else gets a line at the head of the prompt, which works everywhere.
     """
-    return "cache_salt" if identity.engine in ("vllm", "sglang", "kvsim") else "prompt_head"
+    known = all(node.identity.engine in SALTED_ENGINES for node in site.nodes.values())
+    if not known:
+        return "prompt_head", None
+    probe: SaltProbe | None = None
+    if experiment.warmup_passes > 0:
+        for node in site.nodes.values():
+            probe = await probe_cache_salt(
+                node.server, site.model, experiment.api, node.floor_tokens
+            )
+            if probe.honoured is False:
+                return "prompt_head", probe
+    return "cache_salt", probe
 
 
 async def _extra(experiment: Experiment, enter: EnterServer) -> list[Watched]:
