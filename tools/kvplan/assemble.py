@@ -35,10 +35,12 @@ def assemble(wish: Wish, drafts: Sequence[Draft], terms: Terms) -> tuple[Plan, l
     linked = chains([draft.symbols for draft in drafts], terms.tokens_at)
     _check_unique([draft.item for draft in drafts], linked, terms)
     tree = PrefixTree()
-    requests = [
-        _planned(index, draft, blocks, tree.add(blocks), terms)
-        for index, (draft, blocks) in enumerate(zip(drafts, linked, strict=True))
-    ]
+    requests: list[Planned] = []
+    for index, (draft, blocks) in enumerate(zip(drafts, linked, strict=True)):
+        new = tree.add(blocks)
+        if new == 0:
+            raise ToolError(f"request {index} repeats an earlier one; choose another --seed")
+        requests.append(_planned(index, draft, blocks, new, terms))
     return _head(wish, requests, terms), requests
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,8 +31,8 @@ the same bytes. Pure, but for --url, by which a server counts tokens."""
 
 _EXAMPLES = """\
   kvplan --scenario cold_start | head -1 | jq .asked_tokens
-  kvplan --scenario code_generation --contexts 8 --url http://node-a:8000 > plan.jsonl
-  kvplan --scenario batch_processing --repeats 3 | kvload --url http://node-a:8000 --workload -
+  kvplan --scenario code_generation --contexts 8 --url http://a:8000 > p.jsonl
+  kvplan --scenario batch_processing | kvload --url http://a:8000 --workload -
 """
 
 
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _shape_arguments(made.add_argument_group("shape"))
     _request_arguments(made.add_argument_group("requests"))
     _server_arguments(made.add_argument_group("counting tokens"))
+    made.add_argument("-q", "--quiet", action="store_true", help="no line about lengths on stderr")
     return made
 
 
@@ -49,17 +50,23 @@ def _shape_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     names = ", ".join(SCENARIOS)
     add("--scenario", metavar="NAME", required=True, help=f"one of {names}")
-    add("--requests", type=_positive, default=30, metavar="N", help="sentinels apart [30]")
+    add(
+        "--requests",
+        type=_number("--requests", 1),
+        default=30,
+        metavar="N",
+        help="sentinels apart [30]",
+    )
     add(
         "--context-tokens",
-        type=_lengths,
+        type=_lengths("--context-tokens", LEAST_CONTEXT),
         metavar="N|LO-HI",
         help="length of each context, or a range from which each draws its own "
         "[the scenario's own]; for conversations, of the history at the last turn",
     )
     add(
         "--contexts",
-        type=_positive,
+        type=_number("--contexts", 1),
         metavar="K",
         help="independent contexts, or conversations [1; conversations of seven turns]",
     )
@@ -70,19 +77,39 @@ def _shape_arguments(group: argparse._ArgumentGroup) -> None:
         help="leaders-first: the first with a context is answered before the others start",
     )
     add(
-        "--sentinels", type=_natural, metavar="N", help="never-repeated requests [5 %%, at least 3]"
+        "--sentinels",
+        type=_number("--sentinels", 0),
+        metavar="N",
+        help="never-repeated requests [5 %%, at least 3]",
     )
-    add("--seed", type=int, default=0, metavar="N", help="of shape, order and text [0]")
+    add(
+        "--seed",
+        type=_number("--seed", 0),
+        default=0,
+        metavar="N",
+        help="of shape, order and text [0]",
+    )
     some = group.add_mutually_exclusive_group()
     some.add_argument(
-        "--repeats", type=_positive, metavar="N", help="plans of one shape with new text [1]"
+        "--repeats",
+        type=_number("--repeats", 1),
+        metavar="N",
+        help="plans of one shape with new text [1]",
     )
-    some.add_argument("--repeat", type=_positive, metavar="I", help="only the I-th of those")
+    some.add_argument(
+        "--repeat", type=_number("--repeat", 1), metavar="I", help="only the I-th of those"
+    )
 
 
 def _request_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--output-tokens", type=_positive, default=64, metavar="N", help="asked for [64]")
+    add(
+        "--output-tokens",
+        type=_number("--output-tokens", 1),
+        default=64,
+        metavar="N",
+        help="asked for [64]",
+    )
     add(
         "--api",
         choices=("chat", "completions"),
@@ -92,7 +119,7 @@ def _request_arguments(group: argparse._ArgumentGroup) -> None:
     add("--extra-body", type=_body, default={}, metavar="JSON", help="more fields for each body")
     add(
         "--token-ids",
-        type=_lengths,
+        type=_lengths("--token-ids", 0),
         default="1000-29999",
         metavar="LO-HI",
         help="ids that the model's vocabulary has [1000-29999]",
@@ -107,42 +134,48 @@ def _server_arguments(group: argparse._ArgumentGroup) -> None:
     add("--header", action="append", default=[], metavar="K:V", help="to send with each request")
     add(
         "--block-tokens",
-        type=_positive,
+        type=_number("--block-tokens", 1),
         default=16,
         metavar="N",
         help="no two contexts may share so many tokens [16]",
     )
 
 
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 0 or more")
-    return int(text)
+# Complaints about values are raised as UsageError, which argparse lets through: one line that names
+# the flag, where its own error would print the whole usage first.
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of 1 or more")
-    return int(text)
+def _number(flag: str, least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < least:
+            raise UsageError(f"{flag} '{text}': a whole number of {least} or more is expected")
+        return int(text)
+
+    return read
 
 
-def _lengths(text: str) -> Lengths:
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither N nor LO-HI, such as 16000-32000")
-    low, high = int(found[1]), int(found[2] or found[1])
-    if low > high:
-        raise argparse.ArgumentTypeError(f"'{text}': the lower end comes first: {high}-{low}")
-    return Lengths(low=low, high=high)
+def _lengths(flag: str, least: int) -> Callable[[str], Lengths]:
+    def read(text: str) -> Lengths:
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
+        if found is None:
+            raise UsageError(f"{flag} '{text}': neither N nor LO-HI, such as 16000-32000")
+        low, high = int(found[1]), int(found[2] or found[1])
+        if low > high:
+            raise UsageError(f"{flag} '{text}': the lower end comes first: {high}-{low}")
+        if low < least:
+            raise UsageError(f"{flag} '{text}': at least {least} is expected")
+        return Lengths(low=low, high=high)
+
+    return read
 
 
 def _body(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"no JSON: {error}") from error
+        raise UsageError(f"--extra-body: no JSON: {str(error).lower()}") from error
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("a JSON object is expected, such as '{\"top_k\": 1}'")
+        raise UsageError("--extra-body: a JSON object is expected, such as '{\"top_k\": 1}'")
     return value
 
 
@@ -170,8 +203,6 @@ def run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     scenario = scenario_named(args.scenario)
     context: Lengths = args.context_tokens or scenario.context
-    if context.low < LEAST_CONTEXT:
-        raise UsageError(f"--context-tokens {context.low}: at least {LEAST_CONTEXT}")
     if args.url is None and (args.model or args.api_key_file or args.header):
         raise UsageError("--model, --api-key-file and --header are for --url, which is not given")
     # Here and not above: `--help` must not pay for numpy and aiohttp.
@@ -203,18 +234,19 @@ def run(argv: Sequence[str] | None) -> int:
             api_key=_api_key(args.api_key_file),
             headers=_headers(args.header),
         )
-    asyncio.run(_write(wish, settings, endpoint))
+    asyncio.run(_write(wish, settings, endpoint, quiet=args.quiet))
     return 0
 
 
-async def _write(wish: Wish, settings: Settings, endpoint: Endpoint | None) -> None:
+async def _write(wish: Wish, settings: Settings, endpoint: Endpoint | None, *, quiet: bool) -> None:
     """Each plan when it is made, and a line about it for people."""
     from kvplan.plans import plans
 
     async for head, requests in plans(wish, settings, endpoint):
         sys.stdout.buffer.write(b"".join(map(encode, [head, *requests])))
         sys.stdout.buffer.flush()
-        complain(told(head, requests), "kvplan")
+        if not quiet:
+            complain(told(head, requests), "kvplan")
 
 
 def told(head: Plan, requests: Sequence[Planned]) -> str:

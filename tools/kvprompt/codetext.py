@@ -74,5 +74,5 @@ def _function(say: Speaker, indent: str) -> str:
 def task(rng: random.Random, words: int) -> str:
     """Something to do in the code base."""
     say = Speaker(rng)
-    wishes = at_least(words, lambda: say.one_of(_WISHES), " ")
-    return f"{say.one_of(_TASKS)} {wishes}"
+    first = say.one_of(_TASKS)
+    return f"{first} {at_least(words, lambda: say.one_of(_WISHES), ' ')}"

@@ -61,15 +61,15 @@ DETAILS = (
 )
 RULES = (
     "{verb} each {noun} {adv}, and never {verb} a {adj} {noun}.",
-    "where the input names a {noun}, write `{noun}` and not `{noun}`.",
-    "keep {nouns} {adj}; a {noun} that {verbs} {nouns} is left as it is.",
-    "treat {place} as the name of a {adj} {noun}, and {verb} it once.",
+    "where {adj} input of {place} names a {noun}, write `{noun}` and not `{noun}`.",
+    "keep {nouns} {adj}; a {noun} that {verbs} {nouns} is left to the {noun}.",
+    "treat {place} as the name of a {adj} {noun}, and {verb} it {adv}.",
     "numbers above {many} are written with the {noun} of the {noun}.",
-    "if a sentence {verbs} two {nouns}, {verb} the {adj} one first.",
-    "the word for {noun} depends on whether the {noun} is {adj} or {adj}.",
+    "if a sentence {verbs} two {nouns}, {verb} the {adj} {noun} first.",
+    "the word for a {adj} {noun} depends on its {noun}, {adj} or {adj}.",
     "do not {verb} the {nouns} of {person}; they are {adv} {past} later.",
     "a {noun} of more than {count} {nouns} is split before the {adj} {noun}.",
-    "answer in {count} words or fewer when the {noun} is {adj}.",
+    "when the {noun} is {adj}, answer {adv} and in {count} words.",
 )
 CHAT = (
     "I have been {ing} the {nouns} at {place}, and the {adj} {noun} {adv} {past}.",
@@ -96,7 +96,7 @@ def at_least(words: int, more: Callable[[], str], separator: str = "\n\n") -> st
     have = 0
     while have < words:
         parts.append(more())
-        have += parts[-1].count(" ") + 1
+        have += len(parts[-1].split())
     return _AN.sub(r"\1n ", separator.join(parts))
 
 
@@ -125,8 +125,10 @@ def instructions(rng: random.Random, words: int) -> str:
     def rule() -> str:
         nonlocal number
         number += 1
-        example = say.fill('Example: "{adj} {noun} {adv} {past}" becomes "{noun} of {nouns}".')
-        shown = f"\n   {example}" if rng.random() < 0.4 else ""
+        example = say.fill(
+            'For a {adj} {noun}, "{adj} {noun} {adv} {past}" becomes "{noun} of {nouns}".'
+        )
+        shown = f" {example}" if rng.random() < 0.4 else ""
         return f"{number}. {say.several(RULES, 1, 3)}{shown}"
 
     return f"{title}\n\n{at_least(words, rule, chr(10))}"
@@ -148,8 +150,8 @@ def reply(rng: random.Random, words: int) -> str:
 def question(rng: random.Random, words: int) -> str:
     """A question about a document, with details."""
     say = Speaker(rng)
-    details = at_least(words, lambda: say.one_of(DETAILS), " ")
-    return _AN.sub(r"\1n ", f"{say.one_of(QUESTIONS)} {details}")
+    first = _AN.sub(r"\1n ", say.one_of(QUESTIONS))
+    return f"{first} {at_least(words, lambda: say.one_of(DETAILS), ' ')}"
 
 
 def item(rng: random.Random, words: int) -> str:
