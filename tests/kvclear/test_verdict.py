@@ -71,6 +71,7 @@ def store(**changes: object) -> Proof:
         ({"after": (0, 21)}, False, "21 keys came back after the store was empty"),
         ({"after": (17, 17), "refused": "others use it"}, False, "others use it"),
         ({"after": (17, 0)}, False, "still there"),
+        ({"refused": "others use it"}, None, "nothing was removed: others use it"),
         ({"after": (None, None)}, None, "does not tell"),
         ({"after": (0, None)}, None, "does not tell"),
         ({"after": (3, 3), "everyone": True}, False, "3 keys are still there"),

@@ -13,8 +13,6 @@ from kvclear.stores import Keys, Pool
 from kvengine.engine import Outcome
 from kvengine.server import Unreachable
 
-FOREIGN_SHOWN = 2
-
 
 async def act(site: Site) -> None:
     """Do everything that the order names."""
@@ -73,11 +71,10 @@ def refusal_of(site: Site, pool: Pool, keys: Keys) -> str | None:
         return "its keys are not listed, so whose they are is unknown; --global removes them all"
     if not foreign:
         return None
-    shown = ", ".join(foreign[:FOREIGN_SHOWN])
     named = "no node and no --model is named" if not pool.models else "they are of no model here"
     return (
-        f"{len(foreign)} keys are not known to be ours ({named}), such as {shown}; "
-        "--global removes everyone's"
+        f"{len(foreign)} keys are not known to be ours ({named}); --global removes everyone's; "
+        f"one of them is {foreign[0]}"
     )
 
 

@@ -128,6 +128,8 @@ def _judge_store(seen: StoreEvidence) -> tuple[bool | None, str]:
                 "saves were still in flight"
             )
         return False, f"{max(left)} {whose}keys are still there"
+    if seen.refused:
+        return None, f"nothing was removed: {seen.refused}"
     if not left or len(left) < len(seen.after):
         return None, "the store does not tell which keys are left"
     if not seen.appeared and not seen.loaded:
