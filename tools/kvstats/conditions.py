@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from kvpipe.records import Barrier, Finding, Run
 from kvstats.contamination import EXACT, ColdProof
-from kvstats.findings import finding, plural
-from kvstats.round import Stream
+from kvstats.findings import finding, percent, plural
+from kvstats.round import Stream, shard_of
 from kvstats.tally import Tally
 
 ERRORS_INVALID_SHARE = 0.01  # METHOD 3.5: more than 1 % is no small difference of work
@@ -35,11 +35,11 @@ def gaps_of(streams: Sequence[Stream], successes: int) -> list[str]:
 
 def _missing_shards(runs: Sequence[Run]) -> list[str]:
     """Shards are numbered from 0: I/N."""
-    shards = [run.shard.split("/") for run in runs if run.shard is not None]
-    numbers = {int(shard[0]) for shard in shards if len(shard) == 2 and shard[0].isdigit()}
-    sizes = {int(shard[1]) for shard in shards if len(shard) == 2 and shard[1].isdigit()}
-    if len(sizes) != 1 or (size := sizes.pop()) > 100_000:
+    shards = [shard for run in runs if (shard := shard_of(run)) is not None]
+    numbers, sizes = {number for number, _ in shards}, {size for _, size in shards}
+    if len(sizes) != 1:
         return []
+    size = sizes.pop()
     missing = [f"{number}/{size}" for number in range(size) if number not in numbers]
     return [f"shard {', '.join(missing[:5])} is missing"] if missing else []
 
@@ -62,7 +62,8 @@ def errors(tally: Tally, planned: int, first_error: str | None) -> Finding | Non
     return finding(
         "errors",
         "invalid" if share > ERRORS_INVALID_SHARE else "warning",
-        f"{failed:,} of {plural(planned, 'planned request')} failed ({share:.1%}: {kinds}){cause}",
+        f"{failed:,} of {plural(planned, 'planned request')} failed "
+        f"({percent(share)}: {kinds}){cause}",
         failed=failed,
         planned=planned,
         statuses=dict(sorted(tally.failures.items())),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvpipe.records import Arm, Calibrated, Conservation, Finding
-from kvstats.findings import finding, plural
+from kvstats.findings import finding, percent, plural
 from kvstats.ledger import Entry, Ledger
 from kvstats.rows import Table
 
@@ -96,6 +96,8 @@ def _missing(whole: Entry, source: Source | None, terms: Terms) -> str | None:
     """Why the conservation rule cannot be applied; None if it can."""
     if not whole.sent:
         return "nothing was sent"
+    if whole.unplanned:
+        return f"new_tokens of {plural(whole.unplanned, 'request')} are not known: no prefix tree"
     if source is None:
         if terms.transfers:
             return "cached tokens here are PD transfers, and no prefiller's counters were read"
@@ -105,8 +107,6 @@ def _missing(whole: Entry, source: Source | None, terms: Terms) -> str | None:
             f"{whole.silent_requests:,} of {plural(whole.sent, 'request')} succeeded without "
             "reporting cached tokens, and no counters of computed tokens were read"
         )
-    if whole.unplanned:
-        return f"new_tokens of {plural(whole.unplanned, 'request')} are not known: no prefix tree"
     if whole.unbounded and not terms.serial:
         return "requests failed, and what they left in the cache cannot be bounded"
     return None
@@ -207,7 +207,7 @@ def contaminated(verdict: Verdict, terms: Terms) -> Finding | None:
         share = kept.shortfall_tokens / kept.tree_tokens
         parts.append(
             f"{kept.shortfall_tokens:,.0f} of {kept.tree_tokens:,} tokens of the prompts' prefix "
-            f"tree ({share:.1%}) were not computed in this {_named(terms.arm)} round"
+            f"tree ({percent(share)}) were not computed in this {_named(terms.arm)} round"
         )
     worst = sorted(verdict.groups.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
     if worst and not parts:
@@ -243,7 +243,9 @@ def _limits(verdict: Verdict, terms: Terms) -> str:
     if blind is not None:
         words = f"; below {blind:,} tokens, and tokens computed twice, it would not be seen"
     if not terms.exact:
-        words += f" (lengths are estimates: {ESTIMATE_TOLERANCE:.0%} of the tree is allowed for)"
+        words += (
+            f" (lengths are estimates: {percent(ESTIMATE_TOLERANCE, 0)} of the tree is allowed for)"
+        )
     return words
 
 

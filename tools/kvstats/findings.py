@@ -28,3 +28,8 @@ def ordered(found: Iterable[Finding | None]) -> list[Finding]:
 def plural(number: int, noun: str) -> str:
     """`1 request`, `2 requests`, `2,048 tokens`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(ratio: float, digits: int = 1) -> str:
+    """`66.5 %`, and never a negative zero."""
+    return f"{round(ratio * 100, digits) + 0.0:,.{digits}f} %"

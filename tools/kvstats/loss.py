@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvpipe.records import Finding
-from kvstats.findings import finding, plural
+from kvstats.findings import finding, percent, plural
 from kvstats.ideal import Share, Shares
 from kvstats.servers import ServerCounts, Serving
 
@@ -37,14 +37,14 @@ def lost(shares: Shares, serving: Serving, created_tokens: int) -> Finding | Non
     missing = shares.whole.ideal - shares.whole.cached
     message = (
         f"{shares.whole.cached:,} of {shares.whole.ideal:,} reusable tokens came from the cache "
-        f"({whole:.1%}), {missing:,} were lost"
+        f"({percent(whole)}), {missing:,} were lost"
         if whole < LOST_EFFICIENCY
-        else f"over all {whole:.1%} of the reusable tokens came from the cache"
+        else f"over all {percent(whole)} of the reusable tokens came from the cache"
     )
     if groups:
         name, share = groups[0]
         more = f" and {plural(len(groups) - 1, 'more group')}" if len(groups) > 1 else ""
-        message += f"; group {name} got {share.efficiency:.1%}{more}"
+        message += f"; group {name} got {percent(share.efficiency or 0.0)}{more}"
     causes = causes_of(serving, created_tokens)
     message += "; " + (", ".join(causes) if causes else "no counter that was read tells why")
     return finding(

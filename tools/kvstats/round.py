@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -89,7 +90,7 @@ class Round:
     def runs(self) -> list[Run]:
         """The runs, in an order that the order of files does not change."""
         runs = [stream.run for stream in self.streams.values()]
-        return sorted(runs, key=lambda run: (_shard_number(run), run.run_id))
+        return sorted(runs, key=lambda run: (shard_of(run) or (-1, 0), run.run_id))
 
     @property
     def open_loop(self) -> bool:
@@ -142,6 +143,10 @@ class Round:
         self.streams[end.run_id].end = end
 
 
-def _shard_number(run: Run) -> int:
-    number, _, _ = (run.shard or "").partition("/")
-    return int(number) if number.isdigit() else -1
+def shard_of(run: Run) -> tuple[int, int] | None:
+    """(I, N) of a shard, I from 0; null for a run that is none, or names it otherwise."""
+    found = _SHARD.fullmatch(run.shard or "")
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+_SHARD = re.compile("([0-9]{1,5})/([0-9]{1,5})")

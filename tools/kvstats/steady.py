@@ -14,7 +14,7 @@ BUSY_SHARE = 0.9  # of the slots, over the window: between an answer and the nex
 def steady_throughput_rps(table: Table, run: Run, *, sampled: bool) -> float | None:
     """Rate of one run in its busy window; null as `metrics.steady_rate_rps` says."""
     slots = 1 if run.arrival.kind == "serial" else run.arrival.concurrency
-    if run.arrival.kind not in ("serial", "closed") or not slots or sampled:
+    if run.arrival.kind not in ("serial", "closed") or slots is None or slots < 1 or sampled:
         return None
     if run.arm == "cold" and run.order == "leaders-first" and "follower" in table.stratum:
         return None

@@ -13,6 +13,7 @@ from kvstats.change import (
     previous,
     run_of,
 )
+from kvstats.findings import percent
 
 WIDTH = 80
 LABEL = 16
@@ -163,11 +164,6 @@ def target_line(change: Change) -> str:
     verb = "reduced" if reduction >= 0 else "increased"
     target = percent(TARGET_TTFT_REDUCTION, 0)
     return f"target {met}: TTFT {verb} {percent(abs(reduction))} (target {target})"
-
-
-def percent(ratio: float, digits: int = 1) -> str:
-    """`66.5 %`, and never a negative zero."""
-    return f"{round(ratio * 100, digits) + 0.0:.{digits}f} %"
 
 
 def signed(ratio: float, digits: int = 1) -> str:
