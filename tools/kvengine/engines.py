@@ -11,13 +11,15 @@ from kvengine.engine import Engine
 from kvpipe.process import UsageError
 
 
+NOT_ENGINES = frozenset({"engines", "counters", "rest", "saltprobe"})
+"""Modules that stand on this one, so that importing them from here would be a circle, or on more
+than an engine needs. Others without an `ENGINE` are imported and passed over."""
+
+
 def _modules() -> dict[str, ModuleType]:
-    own = __name__.rpartition(".")[2]
     found: dict[str, ModuleType] = {}
-    # counters and rest stand on this module, so importing them from here would be a circle; they
-    # are no engines, and neither are the others that have no ENGINE.
     for info in pkgutil.iter_modules(kvengine.__path__):
-        if info.name not in (own, "counters", "rest"):
+        if info.name not in NOT_ENGINES:
             module = importlib.import_module(f"kvengine.{info.name}")
             engine = getattr(module, "ENGINE", None)
             if isinstance(engine, Engine):
