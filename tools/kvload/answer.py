@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kvengine.urls import redact
-from kvload.events import split_events
 from kvload.exchange import Exchange
 from kvload.transcript import Transcript, shortened
 from kvpipe.records import Status
@@ -68,7 +67,7 @@ def parse_answer(exchange: Exchange, api: Literal["chat", "completions"] = "chat
     transcript = Transcript()
     streamed = not _starts(bodies).startswith((b"{", b"["))
     if streamed:
-        transcript.read_stream(split_events(bodies, whole=exchange.error_kind is None))
+        transcript.read_stream(bodies, whole=exchange.error_kind is None)
     else:
         transcript.read_object(len(reads) - 1, b"".join(bodies).lstrip(_BLANK))
     status, error = _verdict(exchange, transcript)

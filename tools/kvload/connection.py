@@ -22,6 +22,25 @@ _perf_ns = time.perf_counter_ns
 class Connection(asyncio.Protocol):
     """A connection to the target. `usable` is false once it must not carry another request."""
 
+    __slots__ = (
+        "_done",
+        "_exchange",
+        "_framing",
+        "_in_head",
+        "_loop",
+        "_max_bytes",
+        "_payload_bytes",
+        "_raw",
+        "_room",
+        "_sock",
+        "_taken_ns",
+        "_transport",
+        "_written_ns",
+        "idle_since",
+        "unanswered",
+        "usable",
+    )
+
     def __init__(
         self, sock: StampedSocket, loop: asyncio.AbstractEventLoop, max_answer_bytes: int
     ) -> None:
@@ -32,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._raw: list[tuple[int, int, bytes]] = []
         self._framing = AnswerFraming()
-        self._size = 0
+        self._room = 0  # bytes that the answer may still have
         self._in_head = True
         self._payload_bytes = 0
         self._written_ns = 0  # used where the loop writes past our socket
@@ -52,7 +71,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange
         self._raw = exchange.raw
         self._framing = AnswerFraming()
-        self._size = 0
+        self._room = self._max_bytes
         self._in_head = True
         self._payload_bytes = len(payload)
         self._taken_ns = None
@@ -67,6 +86,7 @@ class Connection(asyncio.Protocol):
         return self._done
 
     def data_received(self, data: bytes) -> None:
+        # Called for every chunk of every stream, with all the others waiting.
         sock = self._sock
         user = sock.user_ns
         if user:
@@ -90,10 +110,11 @@ class Connection(asyncio.Protocol):
         self._raw.append((kernel, user, body))
         if self._in_head:
             self._note_head()
-        self._size += len(data)
         if framing.complete:
             self._finish()
-        elif self._size > self._max_bytes:
+            return
+        self._room -= len(data)
+        if self._room < 0:
             self.give_up("stream_error", f"the answer exceeds {self._max_bytes} bytes", user)
 
     def eof_received(self) -> None:

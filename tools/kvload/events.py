@@ -1,4 +1,4 @@
-"""Server-sent events out of stamped reads: which data came, and with which read it was whole.
+"""Server-sent events: where one ends, and what data it carries.
 
 An event is whole with the last byte of the empty line behind it, wherever the network cut the
 stream. Lines may end in LF, CRLF or CR; comments and other fields than `data` are dropped.
@@ -6,63 +6,45 @@ stream. Lines may end in LF, CRLF or CR; comments and other fields than `data` a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-# Two line ends in a row. A CR that an LF follows is never a line end of its own.
-_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 
-def split_events(reads: Sequence[bytes], *, whole: bool) -> list[tuple[int, bytes]]:
-    """(index of the read that completed it, data) of each event that carries data.
+def with_line_feeds(reads: Sequence[bytes]) -> Sequence[bytes]:
+    """The same reads with every line ended by LF alone, so that it stays in the read it ended in.
 
-    Several data lines are joined by LF. With `whole` the stream ended as it should, and an event
-    without its empty line counts too; else such a rest was cut off, and is left out.
+    A CR at the end of a read is a line end of its own only if no LF begins the next one.
     """
-    body = b"".join(reads)
-    at = len(_BOM) if body.startswith(_BOM) else 0
-    ends = _ends(reads)
-    found: list[tuple[int, bytes]] = []
-    plain = b"\r" not in body
-    read = 0
-    while True:
-        if plain:
-            stop = body.find(b"\n\n", at)
-            after = stop + 2
-        else:
-            blank = _BLANK.search(body, at)
-            stop, after = blank.span() if blank else (-1, 1)
-        if stop < 0:
-            break
-        while ends[read] < after:
-            read += 1
-        data = body[at + 6 : stop] if body.startswith(b"data: ", at) else None
-        if data is None or b"\n" in data or not plain:
-            data = _data_of(body[at:stop])
-        if data is not None:
-            found.append((read, data))
-        at = after
-    if whole and (rest := _data_of(body[at:])) is not None:
-        found.append((len(reads) - 1, rest))
-    return found
+    if not any(b"\r" in data for data in reads):
+        return reads
+    unified: list[bytes] = []
+    following = b""
+    for data in reversed(reads):
+        kept = data[:-1] if data.endswith(b"\r") and following.startswith(b"\n") else data
+        unified.append(kept.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
+        following = data or following
+    unified.reverse()
+    return unified
 
 
-def _ends(reads: Sequence[bytes]) -> list[int]:
-    ends: list[int] = []
-    total = 0
-    for data in reads:
-        total += len(data)
-        ends.append(total)
-    return ends
+def take_events(text: bytes) -> tuple[list[bytes], bytes]:
+    """The whole events in `text`, whose lines end in LF, each with its empty line; and the rest."""
+    events: list[bytes] = []
+    at = 0
+    while (end := text.find(b"\n\n", at) + 2) > 1:
+        events.append(text[at:end])
+        at = end
+    return events, text[at:]
 
 
-def _data_of(event: bytes) -> bytes | None:
-    """The joined `data` fields of one event; null if it has none."""
+def data_of(event: bytes) -> bytes | None:
+    """The `data` fields of one event, joined by LF; null if it has none."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2]
     lines = []
-    for line in _LINE_END.split(event):
+    for line in event.split(b"\n"):
         name, _, value = line.partition(b":")
-        if name == b"data":
+        if name.removeprefix(_BOM) == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines) if lines else None

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 # The number is that of asm-generic/socket.h. Where it means something else no stamp of this level
 # and type arrives, and the reader falls back to its own.
 SO_TIMESTAMPNS: int = getattr(socket, "SO_TIMESTAMPNS", 35)
+_SOL_SOCKET = int(socket.SOL_SOCKET)
 _TIMESPEC = struct.Struct("@ll")
-_ANCILLARY = socket.CMSG_SPACE(_TIMESPEC.size) if hasattr(socket, "CMSG_SPACE") else 0
+_STAMP_BYTES = _TIMESPEC.size
+_unpack = _TIMESPEC.unpack
+_ANCILLARY = socket.CMSG_SPACE(_STAMP_BYTES) if hasattr(socket, "CMSG_SPACE") else 0
 # asyncio asks for 256 KiB a read. Above malloc's mmap threshold (128 KiB) each kept read would
 # cost a page of its own and three system calls.
 _READ_BYTES = 64 * 1024
@@ -33,7 +36,6 @@ _JUMP_NS = 5_000  # two samples of the offset that differ by more were not taken
 
 _perf_ns = time.perf_counter_ns
 _wall_ns = time.time_ns
-_recvmsg = socket.socket.recvmsg if hasattr(socket.socket, "recvmsg") else None
 
 
 def wall_offset_ns() -> int:
@@ -82,7 +84,7 @@ class StampedSocket(socket.socket):
 
     def _ask_for_stamps(self) -> bool:
         """Whether the kernel accepted to stamp; whether it does shows with the first read."""
-        if sys.platform != "linux" or not _ANCILLARY or _recvmsg is None:
+        if sys.platform != "linux" or not _ANCILLARY:
             return False
         try:
             self.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -100,11 +102,13 @@ class StampedSocket(socket.socket):
         self.blocked = False
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        # Called for every chunk of every stream: what could be a function of its own is not.
+        size = _READ_BYTES if bufsize > _READ_BYTES else bufsize
         if not self.stamped:
-            data = super().recv(min(bufsize, _READ_BYTES), flags)
+            data = super().recv(size, flags)
             self.user_ns = _perf_ns()
             return data
-        data, ancillary, _, _ = self.recvmsg(min(bufsize, _READ_BYTES), _ANCILLARY, flags)
+        data, ancillary, _, _ = self.recvmsg(size, _ANCILLARY, flags)
         user = _perf_ns()
         offset = user - _wall_ns()
         if not -_JUMP_NS < offset - self._offset_ns < _JUMP_NS:
@@ -113,8 +117,14 @@ class StampedSocket(socket.socket):
             offset = wall_offset_ns()
         self._offset_ns = offset
         self.user_ns = user
-        self.kernel_ns = _stamp_in(ancillary, offset, user) if ancillary else 0
-        if not self.kernel_ns and data:
+        for level, kind, stamp in ancillary:
+            if kind == SO_TIMESTAMPNS and level == _SOL_SOCKET and len(stamp) == _STAMP_BYTES:
+                seconds, nanoseconds = _unpack(stamp)
+                kernel = seconds * 1_000_000_000 + nanoseconds + offset
+                self.kernel_ns = kernel if kernel < user else user
+                return data
+        self.kernel_ns = 0
+        if data:  # the end of the stream has no stamp, and lacks none
             self.unstamped = True
         return data
 
@@ -153,13 +163,3 @@ class StampedSocket(socket.socket):
             self.first_send_ns = self.first_send_ns or began
             self.sent_bytes += taken
         self.blocked = taken < offered
-
-
-def _stamp_in(ancillary: list[tuple[int, int, bytes]], offset: int, user: int) -> int:
-    """The kernel's stamp on the user's clock, never later than the read itself; 0 if none came."""
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS and len(data) == _TIMESPEC.size:
-            seconds, nanoseconds = _TIMESPEC.unpack(data)
-            stamp: int = seconds * 1_000_000_000 + nanoseconds + offset
-            return min(stamp, user)
-    return 0

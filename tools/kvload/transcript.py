@@ -1,17 +1,20 @@
 """What an answer's chunks say, chunk by chunk: tokens, text, usage, errors.
 
 Chunks of one stream are nearly always equal but for their text. Once one of them has been decoded,
-the bytes around its text are kept as a template: a chunk that begins and ends with them, and
-holds neither quote nor backslash between, is that same JSON with another text. Any other is
-decoded in full.
+the bytes of its event around the text are kept as a template: an event that begins and ends with
+them, and holds neither quote nor backslash nor line end between, is that same JSON with another
+text. Any other is decoded in full.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from kvload.events import data_of, take_events, with_line_feeds
 
 _DECODE = msgspec.json.Decoder().decode
 _TEXT_KEYS = (b'"content":"', b'"text":"', b'"content": "', b'"text": "')
@@ -75,23 +78,34 @@ class Transcript:
         self._templates: list[tuple[bytes, bytes, list[bytes]]] = []
         self._learnt = 0
 
-    def read_stream(self, events: list[tuple[int, bytes]]) -> None:
-        """Every event up to `[DONE]`; an error event does not end it."""
-        templates = self._templates
-        mark = self.marks.append
-        for position, data in events:
-            for before, after, text in templates:
-                if data.startswith(before) and data.endswith(after):
-                    piece = data[len(before) : -len(after)]
-                    if piece and b'"' not in piece and b"\\" not in piece:
-                        text.append(piece)
-                        mark(position)
-                        break
-            else:
-                if data.strip() == DONE:
-                    self.done = True
-                    return
-                self._read_event(position, data)
+    def read_stream(self, reads: Sequence[bytes], *, whole: bool) -> None:
+        """Every event up to `[DONE]`; an error event does not end it.
+
+        With `whole` the stream ended as it should, and an event without its empty line counts
+        too; else such a rest was cut off, and is left out.
+        """
+        rest = b""
+        for position, data in enumerate(with_line_feeds(reads)):
+            if rest or not self._is_like_others(position, data):
+                events, rest = take_events(rest + data)
+                for event in events:
+                    if not self._is_like_others(position, event):
+                        self._read_event(position, event)
+                        if self.done:
+                            return
+        if whole and rest:
+            self._read_event(len(reads) - 1, rest)
+
+    def _is_like_others(self, position: int, event: bytes) -> bool:
+        """Take `event` if it is exactly one, and known but for its text."""
+        for before, after, text in self._templates:
+            if event.startswith(before) and event.endswith(after):
+                piece = event[len(before) : -len(after)]
+                if piece and b'"' not in piece and b"\\" not in piece and b"\n" not in piece:
+                    text.append(piece)
+                    self.marks.append(position)
+                    return True
+        return False
 
     def read_object(self, position: int, body: bytes) -> None:
         """An answer that was not streamed: one JSON object."""
@@ -113,7 +127,13 @@ class Transcript:
         parts = [part for _, choice in sorted(self.choices.items()) for part in choice.text]
         return b"".join(parts).decode("utf-8", "replace")
 
-    def _read_event(self, position: int, data: bytes) -> None:
+    def _read_event(self, position: int, event: bytes) -> None:
+        data = data_of(event)
+        if data is None:
+            return
+        if data.strip() == DONE:
+            self.done = True
+            return
         chunk = self._decode(data)
         if chunk is None:
             return
@@ -132,7 +152,7 @@ class Transcript:
         elif any(kind == "empty" for kind in kinds):
             self.marks.append(~position)
         if len(self.marks) > before and len(choices) == 1:
-            self._learn(data, chunk, choices[0])
+            self._learn(event, chunk, choices[0])
 
     def _read_envelope(self, chunk: dict[str, Any]) -> None:
         """What stands beside the choices."""
@@ -190,7 +210,7 @@ class Transcript:
         self.garbled = self.garbled or f"not a JSON object: {shortened(data, 80)}"
         return None
 
-    def _learn(self, data: bytes, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
+    def _learn(self, event: bytes, chunk: dict[str, Any], choice: dict[str, Any]) -> None:
         """Keep a chunk that carries nothing but a text as the pattern for the next ones."""
         delta = _dict(choice.get("delta"))
         said = _text(delta, "content") or _text(choice, "text")
@@ -202,18 +222,18 @@ class Transcript:
         if not said or any(others) or self._learnt > max(_LEARNT_AT_ONCE, len(self.marks) // 4):
             return
         self._learnt += 1
-        keys = [key for key in _TEXT_KEYS if key in data]
-        if len(keys) != 1 or data.count(keys[0]) != 1:
+        keys = [key for key in _TEXT_KEYS if key in event]
+        if len(keys) != 1 or event.count(keys[0]) != 1:
             return
-        begin = data.index(keys[0]) + len(keys[0])
-        end = data.find(b'"', begin)
-        if data[begin:end] != _utf8(said):  # it has escapes
+        begin = event.index(keys[0]) + len(keys[0])
+        end = event.find(b'"', begin)
+        if event[begin:end] != _utf8(said):  # it has escapes
             return
         index = choice.get("index")
         kept = self.choices[index if isinstance(index, int) else 0]
         if len(self._templates) >= _TEMPLATES_KEPT:
             self._templates.pop()
-        self._templates.insert(0, (data[:begin], data[end:], kept.text))
+        self._templates.insert(0, (event[:begin], event[end:], kept.text))
 
 
 def error_message(chunk: dict[str, Any]) -> str | None:
