@@ -26,7 +26,7 @@ Shell = Callable[..., Any]
         ("--scenario cold_start --extra-body [1]", "a JSON object is expected"),
         ("--scenario cold_start --extra-body {", "no JSON"),
         ("--scenario cold_start --header x --url http://127.0.0.1:9", "--header 'x'"),
-        ("--scenario cold_start --model m", "for --url, which is not given"),
+        ("--scenario cold_start --model m", "need --url, which is not given"),
         ("--scenario cold_start --url http://127.0.0.1:9", "connection refused"),
         ("--scenario cold_start --url nowhere", "not an http URL"),
         ("--scenario code_generation --contexts 99", "only 24 of 30 requests"),

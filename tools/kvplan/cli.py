@@ -202,17 +202,14 @@ def run(argv: Sequence[str] | None) -> int:
     """Write the plans. Raises ToolError, UsageError."""
     args = parser().parse_args(argv)
     scenario = scenario_named(args.scenario)
-    context: Lengths = args.context_tokens or scenario.context
-    if args.url is None and (args.model or args.api_key_file or args.header):
-        raise UsageError("--model, --api-key-file and --header are for --url, which is not given")
     # Here and not above: `--help` must not pay for numpy and aiohttp.
-    from kvplan.plans import Endpoint, Settings
+    from kvplan.plans import Settings
     from kvplan.shape import Wish
 
     wish = Wish(
         scenario=scenario,
         requests=args.requests,
-        context=context,
+        context=args.context_tokens or scenario.context,
         contexts=args.contexts,
         order=args.order,
         sentinels=args.sentinels,
@@ -226,16 +223,24 @@ def run(argv: Sequence[str] | None) -> int:
         body=args.extra_body,
         repeats=(args.repeat,) if args.repeat else tuple(range(1, (args.repeats or 1) + 1)),
     )
-    endpoint = None
-    if args.url is not None:
-        endpoint = Endpoint(
-            url=args.url,
-            model=args.model,
-            api_key=_api_key(args.api_key_file),
-            headers=_headers(args.header),
-        )
-    asyncio.run(_write(wish, settings, endpoint, quiet=args.quiet))
+    asyncio.run(_write(wish, settings, _endpoint(args), quiet=args.quiet))
     return 0
+
+
+def _endpoint(args: argparse.Namespace) -> Endpoint | None:
+    """The server that counts; None without --url."""
+    from kvplan.plans import Endpoint
+
+    if args.url is None:
+        if args.model or args.api_key_file or args.header:
+            raise UsageError("--model, --api-key-file and --header need --url, which is not given")
+        return None
+    return Endpoint(
+        url=args.url,
+        model=args.model,
+        api_key=_api_key(args.api_key_file),
+        headers=_headers(args.header),
+    )
 
 
 async def _write(wish: Wish, settings: Settings, endpoint: Endpoint | None, *, quiet: bool) -> None:
