@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[=ARG]",
-        help="be wrong in one way; repeatable",
+        help="one way to be wrong; repeatable",
     )
     add("--keep-alive-s", type=float, default=5.0, metavar="S",
         help="how long an idle connection stays open [5]")  # fmt: skip
