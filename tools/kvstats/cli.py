@@ -6,18 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kvpipe.jsonl import encode, open_lines
 from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool
 from kvpipe.records import RoundStats
 from kvstats.contract import checked
 from kvstats.patience import Patience, reads_a_pipe
-from kvstats.per_request import Spool
 from kvstats.slo import parse_slos
-from kvstats.streams import Rounds, read_into
-from kvstats.summary import summarise
-from kvstats.table import table_of
+
+if TYPE_CHECKING:
+    from kvstats.per_request import Spool
 
 EXAMPLES = """\
   kvload --url http://127.0.0.1:8000 --scenario long_context_high_reuse \\
@@ -26,9 +25,9 @@ EXAMPLES = """\
   kvstats run.jsonl --slo ttft=2s --slo tpot=50ms | jq .goodput_rps
 
 one line in (`run`, `end` and shortened):
-  {"record":"request","schema":1,"index":3,"sent_ns":12,"first_token_ns":60000012}
+  {"record":"request","schema":1,"sent_ns":12,"first_token_ns":60000012}
 one line out (shortened):
-  {"record":"round_stats","schema":1,"round_num":1,"avg_ttft":0.06,"findings":[]}
+  {"record":"round_stats","schema":1,"round_num":1,"avg_ttft":0.06}
 """
 
 
@@ -61,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None) -> int:
     """Read, summarise, write; the exit status."""
     options = parser().parse_args(argv)
+    # numpy and what stands on it: --help does without
+    from kvstats.per_request import Spool
+    from kvstats.streams import Rounds, read_into
+    from kvstats.summary import summarise
+
     slo = parse_slos(options.slo)
     if options.per_request and options.format != "json":
         raise UsageError("--per-request writes JSON lines: leave out --format table")
@@ -94,6 +98,8 @@ def write(stats: Sequence[RoundStats], spool: Spool, form: str) -> None:
     """Everything at once, in the asked form."""
     out = sys.stdout.buffer
     if form == "table":
+        from kvstats.table import table_of
+
         out.write(table_of(stats).encode())
     else:
         spool.write_to(out)
