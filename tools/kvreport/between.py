@@ -1,0 +1,146 @@
+"""Findings that no round shows alone: what makes two rounds incomparable, or doubtful together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import expm1
+
+from kvpipe.records import Finding
+from kvreport.drift import Drift
+from kvreport.effects import Comparison, Effect
+from kvreport.experiments import Experiment, Repeat
+from kvreport.pairs import Pairs
+from kvreport.placed import Placed
+
+DROPPED = 0.01
+"""More than this part of the pairs dropped is a finding."""
+
+
+def plan_findings(experiment: Experiment) -> Iterator[Placed]:
+    """Rounds of a repeat with different plans, and repeats with different shapes."""
+    for repeat in experiment.repeats:
+        plans = {role: _plans(repeat, role) for role in ("cold", "hit", "no_reuse")}
+        for base in ("cold", "no_reuse"):
+            known = plans[base] | plans["hit"]
+            if plans[base] and plans["hit"] and len(known) > 1:
+                yield Placed(
+                    rounds=[base, "hit"], repeats=[repeat.number], finding=_plan_differs(known)
+                )
+    shapes = {one.run.shape_sha256 for one in experiment if one.run}
+    if len(shapes) > 1 and len(experiment.repeats) > 1:
+        message = (
+            f"the repeats have {len(shapes)} different shapes of plan; "
+            "a repeat is new text of the same shape"
+        )
+        evidence = {"shape_sha256": sorted(shapes)}
+        yield Placed(
+            rounds=[],
+            repeats=[one.number for one in experiment.repeats],
+            finding=Finding(
+                code="plan_differs", severity="invalid", message=message, evidence=evidence
+            ),
+        )
+
+
+def _plans(repeat: Repeat, role: str) -> set[str]:
+    rounds = [one for one in repeat if one.number == 0] if role == "no_reuse" else []
+    if role == "cold":
+        rounds = list(repeat.of("cold"))
+    if role == "hit":
+        rounds = list(repeat.of("hit"))
+    return {one.run.plan_sha256 for one in rounds if one.run}
+
+
+def _plan_differs(known: set[str]) -> Finding:
+    short = " and ".join(sorted(one[:12] for one in known))
+    return Finding(
+        code="plan_differs",
+        severity="invalid",
+        message=f"the rounds did not send the same requests (plans {short}): not compared",
+        evidence={"plan_sha256": sorted(known)},
+    )
+
+
+def pair_findings(comparison: Comparison) -> Iterator[Placed]:
+    """Pairs that were dropped, and answers that differ, per repeat."""
+    for match, pairs in zip(comparison.matches, comparison.pairs, strict=True):
+        if pairs is None:
+            continue
+        for finding in (_unequal_work(pairs), _answers_differ(pairs)):
+            if finding:
+                rounds = [comparison.base, comparison.other]
+                yield Placed(rounds=rounds, repeats=[match.repeat], finding=finding)
+
+
+def _unequal_work(pairs: Pairs) -> Finding | None:
+    total = pairs.dropped.total()
+    if pairs.dropped_ratio <= DROPPED and not pairs.dropped["failed in one"]:
+        return None
+    why = {
+        "failed in one": "failed in one round only",
+        "failed in both": "failed in both rounds",
+        "no first token": "without a first token",
+        "output tokens": "with unequal output tokens",
+        "prompt tokens": "with unequal prompt tokens",
+    }
+    parts = ", ".join(f"{count} {why[reason]}" for reason, count in sorted(pairs.dropped.items()))
+    return Finding(
+        code="unequal_work",
+        severity="warning",
+        message=f"{total} of {pairs.planned} pairs were dropped: {parts}",
+        evidence={"dropped": dict(pairs.dropped), "planned": pairs.planned},
+    )
+
+
+def _answers_differ(pairs: Pairs) -> Finding | None:
+    if not pairs.differing:
+        return None
+    return Finding(
+        code="answers_differ",
+        severity="warning",
+        message=(
+            f"{pairs.differing} of {pairs.hashed} answers of equal length differ between the "
+            "rounds: near ties do that at temperature 0, and so does a damaged cache"
+        ),
+        evidence={"differing": pairs.differing, "hashed": pairs.hashed},
+    )
+
+
+def drift_finding(effect: Effect, drift: Drift, repeats: list[int]) -> Placed | None:
+    """For an effect whose verdict the drift withheld; None where it did not.
+
+    A control that was not run makes nothing invalid: it leaves the verdict unsaid.
+    """
+    if effect.verdict.by not in (["drift"], ["drift_unchecked"]):
+        return None
+    if drift.interval is None:
+        what = {
+            "sentinels": "too few sentinels answered in both rounds",
+            "no_reuse": "a load run needs a round without reuse before and after",
+            "nodes": "no round without reuse on node B tells the nodes apart",
+        }
+        message = f"drift was not checked: {what[drift.source]}"
+    else:
+        what = {
+            "sentinels": "requests that nobody can have cached (sentinels)",
+            "no_reuse": "rounds without reuse, before and after,",
+            "nodes": "the two nodes",
+        }
+        message = (
+            f"{what[drift.source]} differ by up to {_percent(drift)}, "
+            "more than a quarter of the effect"
+        )
+    return Placed(
+        rounds=[effect.base, effect.other],
+        repeats=repeats,
+        finding=Finding(
+            code="drift",
+            severity="warning" if drift.interval is None else "invalid",
+            message=message,
+            evidence={"ratio": drift.ratio, "far_log_ratio": drift.far, "source": drift.source},
+        ),
+    )
+
+
+def _percent(drift: Drift) -> str:
+    return f"{expm1(drift.far or 0.0):.1%}".replace("%", " %")

@@ -1,0 +1,137 @@
+"""What a report knows: every number and every code, and not one word of prose about them.
+
+Renderers and languages read this; `--format json` is this. Times are seconds, ratios are other by
+base, intervals are of log ratios.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvpipe.records import RoundStats
+from kvreport.ceilings import Ceiling
+from kvreport.conditions import Condition
+from kvreport.drift import Drift
+from kvreport.effects import Effect
+from kvreport.evidence import Evidence
+from kvreport.experiments import Kind
+from kvreport.metrics import Row, StratumRow
+from kvreport.placed import Placed
+from kvreport.targets import PASSED, Result
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """A round as the details show it: its stats without samples and series, and where it stood."""
+
+    role: str
+    repeat: int
+    place: str
+    stats: RoundStats
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One experiment's conclusions.
+
+    `effects` by name: `ttft`, `e2e`, `tpot`, `throughput`, ... are cold to hit; `one_hit` is over
+    leaders and uniques; `one_hit_bare` and `all_hits` are no_reuse to hit, over leaders and uniques
+    and over all; `nodes` is cold on node A to no_reuse on node B. What could not be computed is
+    absent. `refused` holds the codes that forbid any percentage, `value` the name of the effect
+    that says what one hit is worth. `cold` of `requests` had no earlier donor in round 1.
+    """
+
+    name: str
+    experiment_id: str | None
+    scenario: str
+    kind: Kind | None
+    open_loop: bool
+    simulated: bool
+    old: bool
+    same_arm: bool
+    joined: bool
+    made_elsewhere: bool
+    nodes: tuple[str, str] | None
+    repeats: int
+    requests: int | None
+    cold: int | None
+    contexts: int | None
+    evidence: Evidence
+    comparable: bool
+    missing: list[str]
+    refused: list[str]
+    effects: dict[str, Effect]
+    value: str | None
+    later: list[Effect]
+    ceiling: Ceiling | None
+    throughput_ceiling: float | None
+    unsaturated: bool
+    drift: Drift | None
+    targets: list[Result]
+    findings: list[Placed]
+    conditions: list[Condition]
+    metrics: list[Row]
+    strata: list[StratumRow]
+    rounds: list[Shown]
+
+    @property
+    def one_hit(self) -> Effect | None:
+        return self.effects[self.value] if self.value else None
+
+    @property
+    def mixture(self) -> tuple[int, int] | None:
+        """(cold, requests) where the requests of round 1 were of both kinds."""
+        if self.cold is None or not self.requests or self.cold in (0, self.requests):
+            return None
+        return self.cold, self.requests
+
+    def result(self, target: str) -> Result | None:
+        return next((one for one in self.targets if one.target.name == target), None)
+
+    def touching(self, effect: Effect) -> list[Placed]:
+        return [one for one in self.findings if one.touches(effect)]
+
+    def codes(self, severity: str | None = None) -> set[str]:
+        return {
+            one.finding.code
+            for one in self.findings
+            if severity is None or one.finding.severity == severity
+        }
+
+
+class Contrast(msgspec.Struct, frozen=True, kw_only=True):
+    """One scenario against the baseline scenario: paired where both sent the same requests.
+
+    `refused` is why they were not paired: `plan` or `no_samples`; null if they were.
+    """
+
+    name: str
+    refused: str | None
+    effects: dict[str, Effect]
+
+
+class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="report"):
+    """The whole report."""
+
+    schema: int = 1
+    tool_version: str
+    scenarios: list[Scenario]
+    conditions: list[Condition]
+    baseline: str | None = None
+    contrasts: list[Contrast] = []
+
+    @property
+    def simulated(self) -> bool:
+        return any(one.simulated for one in self.scenarios)
+
+    @property
+    def failed_targets(self) -> list[tuple[str, Result]]:
+        """Targets named on the command line that were not met, with their scenarios."""
+        return [
+            (scenario.name, result)
+            for scenario in self.scenarios
+            for result in scenario.targets
+            if result.target.named and result.status not in PASSED
+        ]
+
+    @property
+    def incomparable(self) -> list[Scenario]:
+        return [one for one in self.scenarios if not one.comparable or one.refused]

@@ -1,0 +1,53 @@
+"""The chapter that sets scenarios against `--baseline NAME`."""
+
+from __future__ import annotations
+
+from kvreport import figures, phrasing
+from kvreport.conclusion import Conclusion, Contrast
+from kvreport.document import Block, Bullets, Heading, Table
+from kvreport.effects import Effect
+from kvreport.words import Words
+
+
+def contrast(conclusion: Conclusion, words: Words) -> list[Block]:
+    if conclusion.baseline is None or not conclusion.contrasts:
+        return []
+    blocks: list[Block] = [Heading(2, words.say("contrast", name=conclusion.baseline))]
+    refused = [_refused(one, words) for one in conclusion.contrasts if one.refused]
+    if refused:
+        blocks.append(Bullets(refused))
+    rows = [
+        _row(one.name, name, effect, words)
+        for one in conclusion.contrasts
+        for name, effect in one.effects.items()
+    ]
+    if not rows:
+        return blocks
+    columns = ("compared", "baseline", "to", "change", "interval", "verdict")
+    table = Table(
+        caption=phrasing.caption(words.say("table_contrast"), conclusion, words),
+        columns=[words.say(f"col_{column}") for column in columns],
+        align=["left", "right", "right", "right", "right", "left"],
+        rows=rows,
+    )
+    return [*blocks, table]
+
+
+def _refused(one: Contrast, words: Words) -> str:
+    if one.refused == "samples":
+        return words.say("contrast_samples", name=one.name)
+    return words.say("contrast_plan", name=one.name, what=words.say(f"what_{one.refused}"))
+
+
+def _row(scenario: str, key: str, effect: Effect, words: Words) -> list[str]:
+    role = key.rpartition("_")[2]
+    metric = f"{words.say(f'm_{effect.metric}')}, {words.say(f'arm_{role}')}"
+    same = effect.verdict.word == "same"
+    return [
+        words.say("contrast_name", name=scenario, metric=metric),
+        figures.figure(effect.metric, effect.base_mean),
+        figures.figure(effect.metric, effect.other_mean),
+        words.say("same") if same else figures.change(effect.ratio),
+        figures.span(effect) or words.say("none"),
+        phrasing.verdict_cell(effect, words),
+    ]

@@ -1,0 +1,72 @@
+"""How wide text is on a terminal, and what of it may be shown at all.
+
+Widths by East Asian Width (UAX #11): wide and full-width characters take two cells, combining
+marks and joiners none. Control characters, and the marks that turn the reading direction round,
+never reach a reader: names in records are anybody's data.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+NBSP = "\u00a0"
+ELLIPSIS = "..."
+
+
+def clean(text: str) -> str:
+    """One line without control characters; the no-break spaces of figures stay."""
+    shown = "".join(_shown(char) for char in text)
+    return " ".join(part for part in shown.split(" ") if part)
+
+
+def _shown(char: str) -> str:
+    category = unicodedata.category(char)
+    if category in ("Cc", "Zl", "Zp"):
+        return " "
+    if category in ("Cs", "Co", "Cn"):
+        return "\ufffd"
+    # Joiners belong to emoji and to scripts; every other format character only hides or turns.
+    return "" if category == "Cf" and char not in "\u200c\u200d" else char
+
+
+def width(text: str) -> int:
+    """Cells that a text takes."""
+    return sum(_cells(char) for char in text)
+
+
+def _cells(char: str) -> int:
+    if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def pad(text: str, cells: int, align: str = "left") -> str:
+    fill = " " * max(0, cells - width(text))
+    return fill + text if align == "right" else text + fill
+
+
+def wrap(text: str, cells: int) -> list[str]:
+    """Lines of at most `cells`, broken at plain spaces; a word that is too long is cut."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split(" "):
+        grown = f"{line} {word}" if line else word
+        if width(grown) <= cells:
+            line = grown
+            continue
+        if line:
+            lines.append(line)
+        *full, line = _pieces(word, cells)
+        lines += full
+    return [*lines, line]
+
+
+def _pieces(word: str, cells: int) -> list[str]:
+    """A word in pieces that fit; wide scripts know no spaces and may be cut anywhere."""
+    pieces, piece = [], ""
+    for char in word:
+        if piece and width(piece + char) > cells:
+            pieces.append(piece)
+            piece = ""
+        piece += char
+    return [*pieces, piece]

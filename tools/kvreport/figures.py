@@ -1,0 +1,81 @@
+"""Numbers for people: milliseconds, percentages, rates. The only place where anything is rounded.
+
+A figure and its unit are held together by a no-break space, which renderers turn into a plain one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kvreport.effects import Effect
+
+NBSP = "\u00a0"
+NONE = "-"
+"""What stands where there is no figure."""
+Sense = Literal["reduction", "change"]
+
+
+def ms(seconds: float | None) -> str:
+    """`885 ms`, `60.1 ms`, `8.35 ms`: three digits, more only where the whole part has them."""
+    if seconds is None:
+        return NONE
+    return f"{_three(seconds * 1000)}{NBSP}ms"
+
+
+def _three(value: float) -> str:
+    size = abs(value)
+    return f"{value:.0f}" if size >= 99.95 else f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+
+
+def seconds(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}{NBSP}s"
+
+
+def percent(ratio: float | None) -> str:
+    """`93.2 %`; whole percents from 100 on."""
+    if ratio is None:
+        return NONE
+    value = ratio * 100
+    shown = f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}"
+    return f"{'0.0' if shown == '-0.0' else shown}{NBSP}%"
+
+
+def wish(ratio: float) -> str:
+    """A target as it was asked for: `60 %`, `62.5 %`."""
+    return f"{ratio * 100:g}{NBSP}%"
+
+
+def change(ratio: float | None) -> str:
+    """A ratio other by base as `-70.0 %` or `+192 %`."""
+    if ratio is None:
+        return NONE
+    shown = percent(ratio - 1)
+    return shown if shown.startswith(("-", "0.0")) else f"+{shown}"
+
+
+def rate(value: float | None, unit: str) -> str:
+    return NONE if value is None else f"{_three(value)}{NBSP}{unit}"
+
+
+def count(value: float | None) -> str:
+    """`21,504`."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def figure(name: str, value: float | None) -> str:
+    """A value of a metric in the unit that people read it in."""
+    if name.endswith("_rps"):
+        return rate(value, "req/s")
+    return ms(value)
+
+
+def span(effect: Effect, sense: Sense = "change") -> str | None:
+    """The interval as `-94.1 to -92.0 %`, or as a reduction `92.0 to 94.1 %`; None without one."""
+    bounds = effect.bounds()
+    if bounds is None:
+        return None
+    if sense == "reduction":
+        first, last = (percent(1 - bound) for bound in reversed(bounds))
+    else:
+        first, last = (change(bound) for bound in bounds)
+    return f"{first.removesuffix(NBSP + '%')} to {last}"

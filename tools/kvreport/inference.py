@@ -1,0 +1,225 @@
+"""Intervals for the log of a ratio of sums, from repeats or within one run.
+
+The unit is the repeat: with three or more, Student's t over their log ratios. One run can only
+speak about itself ("within this run"): its units are groups of requests that share a prefix, a
+unique request being a group of its own.
+
+- 10 groups and more: a studentised cluster bootstrap (a percentile one covers 90 % and less there).
+- 3 to 9 groups: Student's t over the groups' jackknife values.
+- fewer: resampling within strata, their counts fixed, and only with 5 informative pairs or more.
+
+Groups of unequal weight count for fewer than their number: the effective number is
+(sum w)^2 / sum w^2 with each group's share of the two rounds as its weight (Carter, Schnepel and
+Steigerwald 2017 make the same correction for cluster-robust tests). Groups are compared with their
+own kind, shared contexts with contexts and uniques with uniques, because the plan fixes how many
+there are of each; degrees of freedom by Welch and Satterthwaite.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Method = Literal["repeats", "groups_bootstrap", "groups_t", "strata"]
+NoInterval = Literal[
+    "no_samples", "no_pairs", "two_repeats", "few_pairs", "one_run_scalar", "no_spread"
+]
+
+LEVEL = 0.95
+FEW_GROUPS = 3
+"""Below this there is no directional verdict from one run."""
+MANY_GROUPS = 10
+INFORMATIVE_PAIRS = 5
+RESAMPLES = 1999
+SEED = 20_080_229
+"""The same data give the same interval, always. The year is Cameron, Gelbach and Miller's."""
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A 95 % interval of the log ratio; `units` repeats, groups or pairs stand behind it."""
+
+    low: float
+    high: float
+    method: Method
+    units: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Pairs of one run: two positive values a row, with what the rows depend on each other by.
+
+    `cluster` numbers the groups from 0; `kind` is the kind of a row's group and `stratum` the row's
+    own; `informative` says whether the row's base value was a miss.
+    """
+
+    base: Floats
+    other: Floats
+    cluster: Ints
+    kind: Ints
+    stratum: Ints
+    informative: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within:
+    """What one run says about itself: `groups` is the effective number, rounded."""
+
+    interval: Interval | None
+    groups: int
+    reason: NoInterval | None = None
+
+
+def over_repeats(thetas: list[float]) -> Interval | None:
+    """Mean +- t(R - 1) standard errors; None below three repeats."""
+    count = len(thetas)
+    if count < 3:
+        return None
+    mean, error = float(np.mean(thetas)), standard_error(thetas)
+    half = float(student.ppf(0.5 + LEVEL / 2, count - 1)) * error
+    return Interval(low=mean - half, high=mean + half, method="repeats", units=count)
+
+
+def standard_error(thetas: list[float]) -> float:
+    return float(np.std(thetas, ddof=1)) / math.sqrt(len(thetas))
+
+
+def smallest_showable(thetas: list[float], power: float = 0.8) -> float | None:
+    """Smallest |log ratio| that so many repeats would have shown four times in five.
+
+    From the standard deviation between repeats; None below three: unknown.
+    """
+    count = len(thetas)
+    if count < 3:
+        return None
+    reach = student.ppf(0.5 + LEVEL / 2, count - 1) + student.ppf(power, count - 1)
+    return float(reach) * standard_error(thetas)
+
+
+def within_run(rows: Rows) -> Within:
+    """The interval that one run allows, or the reason why there is none."""
+    if not len(rows.base):
+        return Within(interval=None, groups=0, reason="no_pairs")
+    base, other, kind = _by_cluster(rows)
+    groups = effective_groups(base, other)
+    if groups < FEW_GROUPS:
+        return _within_strata(rows, groups)
+    if groups < MANY_GROUPS:
+        return Within(interval=_jackknife(base, other, kind), groups=groups)
+    return Within(interval=_bootstrap(base, other, kind, "groups_bootstrap"), groups=groups)
+
+
+def over_units(base: Floats, other: Floats) -> Interval | None:
+    """The interval from requests that share nothing, each a unit of its own; None below two."""
+    if len(base) < 2:
+        return None
+    return _jackknife(base, other, np.zeros(len(base), dtype=np.int64))
+
+
+def effective_groups(base: Floats, other: Floats) -> int:
+    """1 / sum w^2, w being a group's mean share of both rounds; equal groups count fully."""
+    share = (base / base.sum() + other / other.sum()) / 2
+    return round(float(1 / np.sum(share**2)))
+
+
+def _by_cluster(rows: Rows) -> tuple[Floats, Floats, Ints]:
+    """Sums per group and its kind; a kind with one group joins the others'."""
+    count = int(rows.cluster.max()) + 1
+    base = np.bincount(rows.cluster, rows.base, count).astype(np.float64)
+    other = np.bincount(rows.cluster, rows.other, count).astype(np.float64)
+    kind = np.zeros(count, dtype=np.int64)
+    kind[rows.cluster] = rows.kind
+    return base, other, _merged(kind)
+
+
+def _merged(kind: Ints) -> Ints:
+    """Kinds numbered from 0; one kind for all where any would be alone with itself."""
+    _, numbered, counts = np.unique(kind, return_inverse=True, return_counts=True)
+    return np.zeros_like(kind) if counts.min() < 2 else numbered.astype(np.int64)
+
+
+def _jackknife(base: Floats, other: Floats, kind: Ints) -> Interval:
+    """t over groups: each is left out once, and the spread of what remains is the error."""
+    theta = _theta(base, other)
+    left = np.log((other.sum() - other) / (base.sum() - base))
+    variances, freedoms = [], []
+    for one in range(int(kind.max()) + 1):
+        values = left[kind == one]
+        count = len(values)
+        variances.append((count - 1) / count * float(np.sum((values - values.mean()) ** 2)))
+        freedoms.append(count - 1)
+    total = sum(variances)
+    if total == 0:
+        return Interval(low=theta, high=theta, method="groups_t", units=len(base))
+    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    half = float(student.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(total)
+    return Interval(low=theta - half, high=theta + half, method="groups_t", units=len(base))
+
+
+def _theta(base: Floats, other: Floats) -> float:
+    return math.log(float(other.sum()) / float(base.sum()))
+
+
+def _bootstrap(base: Floats, other: Floats, kind: Ints, method: Method) -> Interval:
+    """Studentised bootstrap: units drawn within their kind, each draw in its own standard error."""
+    theta = _theta(base, other)
+    error = math.sqrt(float(_variance(base[None], other[None], kind)[0]))
+    if error == 0:
+        return Interval(low=theta, high=theta, method=method, units=len(base))
+    generator = np.random.default_rng(SEED)
+    size = max(1, min(RESAMPLES, 2_000_000 // len(base)))
+    scores: list[Floats] = []
+    drawn = 0
+    while drawn < RESAMPLES:
+        rows = min(size, RESAMPLES - drawn)
+        chosen = _draw(generator, kind, rows)
+        b, o = base[chosen], other[chosen]
+        errors = np.sqrt(_variance(b, o, kind))
+        moved = np.log(o.sum(axis=1) / b.sum(axis=1)) - theta
+        scores.append(moved[errors > 0] / errors[errors > 0])
+        drawn += rows
+    low, high = np.quantile(np.concatenate(scores), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(
+        low=theta - float(high) * error,
+        high=theta - float(low) * error,
+        method=method,
+        units=len(base),
+    )
+
+
+def _draw(generator: np.random.Generator, kind: Ints, rows: int) -> Ints:
+    """Indices with replacement, every kind's count as it is; columns keep their kind."""
+    chosen = np.empty((rows, len(kind)), dtype=np.int64)
+    for one in range(int(kind.max()) + 1):
+        members = np.flatnonzero(kind == one)
+        chosen[:, members] = members[generator.integers(0, len(members), (rows, len(members)))]
+    return chosen
+
+
+def _variance(base: Floats, other: Floats, kind: Ints) -> Floats:
+    """Linearised variance of the log ratio per row of draws, summed over kinds."""
+    parts = other / other.sum(axis=1, keepdims=True) - base / base.sum(axis=1, keepdims=True)
+    total = np.zeros(len(parts))
+    for one in range(int(kind.max()) + 1):
+        values = parts[:, kind == one]
+        count = values.shape[1]
+        if count > 1:
+            spread = np.sum((values - values.mean(axis=1, keepdims=True)) ** 2, axis=1)
+            total += count / (count - 1) * spread
+    return total
+
+
+def _within_strata(rows: Rows, groups: int) -> Within:
+    """Under three groups: pairs drawn within their strata, if enough of them can tell anything."""
+    if int(rows.informative.sum()) < INFORMATIVE_PAIRS:
+        return Within(interval=None, groups=groups, reason="few_pairs")
+    _, stratum = np.unique(rows.stratum, return_inverse=True)
+    interval = _bootstrap(rows.base, rows.other, stratum.astype(np.int64), "strata")
+    return Within(interval=interval, groups=groups)

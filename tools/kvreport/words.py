@@ -1,0 +1,27 @@
+"""The seam to a language: chapters ask for phrases by name, and a language is one file of them."""
+
+from __future__ import annotations
+
+from kvreport.english import PHRASES
+
+LANGUAGES = {"en": PHRASES}
+
+
+class Words:
+    """`say(name, ...)` fills a phrase of one language."""
+
+    def __init__(self, language: str) -> None:
+        self.phrases = LANGUAGES[language]
+
+    def say(self, phrase: str, /, **values: object) -> str:
+        return self.phrases[phrase].format(**values)
+
+    def maybe(self, phrase: str, /, **values: object) -> str | None:
+        """The phrase, if this language has one of that name; for codes that need none."""
+        return self.say(phrase, **values) if phrase in self.phrases else None
+
+    def listed(self, items: list[str]) -> str:
+        """`a, b and c`."""
+        if len(items) < 2:
+            return "".join(items)
+        return self.say("and", first=", ".join(items[:-1]), last=items[-1])
