@@ -43,7 +43,7 @@ a=$(url a)
 b=$(url b)
 
 shape=(--scenario long_context_high_reuse --requests 24 --contexts 8 --context-tokens 2500-3000
-    --output-tokens 16 --pause 0)
+    --output-tokens 16 --sentinels 8 --pause 0)
 
 set -x
 kvload --url "$a" "${shape[@]}" --name "one node" |

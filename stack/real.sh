@@ -15,7 +15,7 @@ mkdir -p "$out"
 rm -f "$out"/*.jsonl "$out"/report.*
 
 shape=(--scenario long_context_high_reuse --requests "${REQUESTS:-24}" --contexts 8
-    --context-tokens 2700 --output-tokens 16 --pause 1 --model "$KV_MODEL")
+    --context-tokens 2700 --output-tokens 16 --sentinels 8 --pause 1 --model "$KV_MODEL")
 clear_all=(kvclear --vllm "$KV_NODE_A" --vllm "$KV_NODE_B" --mooncake "$KV_MOONCAKE"
     --model "$KV_MODEL")
 

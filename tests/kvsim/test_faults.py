@@ -6,6 +6,8 @@ import json
 import re
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, RemoteDisconnected
@@ -118,6 +120,12 @@ def test_details_may_be_null_and_usage_may_be_absent(node: Sim) -> None:
         assert node.chat(PROMPT).usage is None
         assert node.chat(PROMPT, stream=False).usage is None
     assert node.chat(PROMPT).usage is not None
+
+
+def test_metrics_may_be_missing(node: Sim) -> None:
+    with fault(node, "no_metrics"), pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{node.url}/metrics", timeout=30)
+    assert node.metric("vllm:prompt_tokens_total") is not None
 
 
 def test_resets_lie(node: Sim) -> None:

@@ -24,6 +24,7 @@ FAULTS: dict[str, Fault] = {
     "fake_hits": Fault("a PD decoder: every prompt reports all but one token as cached"),
     "null_details": Fault("prompt_tokens_details is null"),
     "drop_usage": Fault("no usage at all"),
+    "no_metrics": Fault("/metrics is 404: nothing but the answers themselves tells anything"),
     # resets
     "reset_lies": Fault("resets say success and clear nothing"),
     "reset_busy": Fault("the next N resets say success: false", "N", "1"),

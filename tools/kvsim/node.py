@@ -194,6 +194,8 @@ class Node:
         return json_answer(msgspec.json.encode({"version": self.options.version}))
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        if self.faults.on("no_metrics"):
+            return json_answer(b'{"detail":"Not Found"}', 404)
         return text_answer(self.books.metrics.render(self.engine.state()), METRICS_TYPE)
 
     # Resets
