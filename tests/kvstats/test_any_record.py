@@ -36,9 +36,7 @@ def decoded(value: dict[str, Any]) -> AnyRecord:
 
 
 @given(rounds())
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_accepted_record_survives(stream: list[dict[str, Any]]) -> None:
     made = Rounds({"ttft": 1.0})
     for value in stream:

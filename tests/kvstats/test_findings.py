@@ -331,6 +331,18 @@ def test_without_evidence_no_tier_is_named() -> None:
     assert found(hit(tier="local"), "tier_not_shown") is None
 
 
+def test_a_cold_round_is_looked_at_as_a_whole() -> None:
+    told = by_source(cold(), 0, 0).change(
+        lambda one: one.stratum == "follower",
+        cached_local_tokens=cached(CONTEXT),
+        cached_remote_tokens=0,
+    )
+    assert told.stats().tier_served == "local"
+    assert watched(told).stats().tier_served == "local"
+    assert watched(no_reuse()).stats().tier_served == "computed"
+    assert cold().stats().tier_served is None
+
+
 def test_a_hit_round_that_computed_everything() -> None:
     made = by_source(hit(tier="store"), 0, 0).change(lambda one: True, cached_tokens=0)
     assert made.stats().tier_served == "computed"

@@ -36,6 +36,7 @@ class Terms:
     block: int | None
     transfers: bool  # cached tokens are a PD decoder's transfers: no evidence of reuse
     serial: bool  # nothing ever ran beside a failed request
+    complete: bool = True  # half a cold round is not cold
 
     @property
     def exact(self) -> bool:
@@ -80,6 +81,8 @@ def judge(
     groups = _group_shortfalls(ledger, terms) if by_requests and reason is None else {}
     conservation = _conservation(ledger, computed, source, terms, shown=reason is None)
     contaminated = bool(conservation.shortfall_tokens or groups or excesses)
+    if reason is None and not terms.complete:
+        reason = "the round is not complete"
     proof: ColdProof = (
         "contaminated" if contaminated else "proven" if reason is None else "not shown"
     )
@@ -256,7 +259,7 @@ def cold_not_shown(verdict: Verdict) -> Finding | None:
     return finding(
         "cold_not_shown",
         "warning",
-        f"cold: not shown: {verdict.reason}",
+        f"cold: not shown ({verdict.reason})",
         reason=verdict.reason,
     )
 

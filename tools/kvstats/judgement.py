@@ -60,7 +60,7 @@ def judge(round_: Round, facts: Facts) -> Judgement:
         verdict, cold = _judge_cold(round_, facts, transfer is not None, trusted=trusted)
     served = served_by(facts.serving.caches)
     leaders = None if transfer else tiers.leaders_served(round_.tally)
-    evidence = tiers.evidence_of(leaders, served, tiers.followers_local(facts.table))
+    evidence = tiers.evidence_of(round_.tally, leaders, served, facts.table, run.arm)
     tier = tiers.tier_served(evidence, run.tier, run.arm)
     loss = None
     if run.arm == "hit" and transfer is None:
@@ -105,6 +105,7 @@ def _judge_cold(
         block=facts.block,
         transfers=transfers,
         serial=run.arrival.kind == "serial",
+        complete=not facts.gaps,
     )
     computed = total(facts.serving.caches, "computed_tokens") if trusted else None
     excesses = contamination.excesses_of(facts.table, terms, round_.ledger.scale)

@@ -14,6 +14,7 @@ from kvstats.change import (
     run_of,
 )
 from kvstats.findings import percent
+from kvstats.metrics import OPEN_LOOP
 
 WIDTH = 80
 LABEL = 16
@@ -109,6 +110,8 @@ def throughputs(stats: RoundStats) -> str:
     shown = [f"{rate:,.{digits}f} {unit}" for rate, unit, digits in parts if rate is not None]
     if stats.goodput_rps is not None:
         shown.append(f"goodput {stats.goodput_rps:,.2f} req/s")
+    if shown and run_of(stats).arrival.kind in OPEN_LOOP:
+        shown.append("(offered rate)")
     return "  ".join(shown) or "not measured"
 
 

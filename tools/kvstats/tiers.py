@@ -33,24 +33,30 @@ def leaders_served(tally: Tally) -> Served | None:
 
 
 def evidence_of(
-    leaders: Served | None, served: Served | None, followers_local: int
+    tally: Tally, leaders: Served | None, served: Served | None, table: Table, arm: Arm
 ) -> Evidence | None:
-    """Leaders' own sources if told, else the counters less what followers can explain."""
-    if leaders is not None:
+    """In a hit round the leaders' own sources if told, else the counters less what followers owe.
+
+    A cold round is looked at as a whole: its leaders are computed, whoever served the others.
+    """
+    if arm == "hit" and leaders is not None:
         return Evidence(
             local=leaders.local or 0.0,
             external=leaders.external or 0.0,
             explained_local=0.0,
             how="requests",
         )
-    if served is None or served.local is None:
+    if served is not None and served.local is not None:
+        return Evidence(
+            local=served.local,
+            external=served.external or 0.0,
+            explained_local=float(followers_local(table)) if arm == "hit" else 0.0,
+            how="counters",
+        )
+    local, remote = tally.local.whole, tally.remote.whole
+    if local is None or remote is None:
         return None
-    return Evidence(
-        local=served.local,
-        external=served.external or 0.0,
-        explained_local=float(followers_local),
-        how="counters",
-    )
+    return Evidence(local=local, external=remote, explained_local=0.0, how="requests")
 
 
 def followers_local(table: Table) -> int:
@@ -108,7 +114,7 @@ def tier_not_shown(
 def _what(evidence: Evidence) -> str:
     if evidence.local + evidence.external <= 0:
         return "no tier served a single token: every prompt was computed"
-    whose = "leaders and uniques" if evidence.how == "requests" else "the round"
+    whose = "leaders and uniques" if evidence.how == "requests" else "all requests together"
     return (
         f"{whose} got {evidence.local:,.0f} tokens from the engine's own cache and "
         f"{evidence.external:,.0f} through a connector"
