@@ -27,7 +27,7 @@ GRANTED: dict[str, set[str]] = {
 }
 # Libraries, and the libraries that each may stand on. A tool may stand on all of them.
 FOUNDATIONS: dict[str, set[str]] = {
-    "kvengine": {"kvpipe", "kvschemas"},
+    "kvengine": {"kvpipe", "kvprompt", "kvschemas"},
     "kvpipe": {"kvschemas"},
     "kvprompt": {"kvpipe", "kvschemas"},
     "kvschemas": {"kvpipe"},
