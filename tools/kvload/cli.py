@@ -255,6 +255,8 @@ def _plan_flags(args: argparse.Namespace, settings: dict[str, Any], seed: int) -
         flags += ["--sentinels", str(args.sentinels)]
     if args.block_tokens is not None:
         flags += ["--block-tokens", str(args.block_tokens)]
+    if args.quiet:
+        flags += ["--quiet"]
     return [*flags, "--seed", str(seed)]
 
 

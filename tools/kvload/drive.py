@@ -140,7 +140,7 @@ class Round:
         self._refused = self._refused + 1 if exchange.error_kind == "connect_error" else 0
         if self._refused >= HOPELESS_FAILURES:
             self.stop(f"{self._refused} connections failed in a row: {exchange.error}")
-        if self._writer.failure is not None:
+        if self._writer.ended:
             self.stop("the records can no longer be written")
 
     async def _watch_loop(self) -> None:

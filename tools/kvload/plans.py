@@ -1,11 +1,12 @@
 """Where the requests come from: kvplan in a process of its own, or a workload file.
 
 `--scenario` is the shorthand for `kvplan --scenario ... | kvload --workload -`, and that is how it
-is done: kvplan runs as a child, its complaints reach the same stderr.
+is done: kvplan runs as a child, and what it says is passed on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -66,11 +67,21 @@ def _kvplan(experiment: Experiment, endpoint: str, model: str) -> bytes:
         # By environment, not by argument: arguments stand in everybody's process list.
         environment["OPENAI_API_KEY"] = experiment.access.api_key
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, check=False
+        command, capture_output=True, stdin=subprocess.DEVNULL, env=environment, check=False
     )
+    said = done.stderr.decode(errors="replace").splitlines(keepends=True)
     if done.returncode != 0:
-        raise ToolError("the plan could not be made (kvplan says why above)")
+        # One clear line: kvplan's own complaint in our name. What stands before it is a traceback.
+        _pass_on(said[:-1])
+        reason = said[-1].strip().removeprefix("kvplan: ") if said else "kvplan said nothing"
+        raise ToolError(f"no plan: {reason}")
+    _pass_on(said)
     return done.stdout
+
+
+def _pass_on(said: Sequence[str]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # as for our own lines: nobody may be reading
+        sys.stderr.writelines(said)
 
 
 def warmup_requests(requests: Sequence[Planned]) -> list[Planned]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -11,6 +12,10 @@ from kvload.console import Console
 from kvpipe.process import die_of
 
 T = TypeVar("T")
+
+# timeout(1) signals its child and then its process group, in which the child is too: that is one
+# order to stop, and a person cannot press a key twice in this time.
+ECHO_S = 0.1
 
 
 class Interrupted(Exception):
@@ -25,6 +30,7 @@ class Stopping:
         self._waiting: asyncio.Task[Any] | None = None
         self.on_stop: Callable[[str], None] | None = None
         self.signum: int | None = None
+        self._came = 0.0
 
     def listen(self) -> None:
         """Take the two signals over from the running loop."""
@@ -53,8 +59,10 @@ class Stopping:
 
     def _on_signal(self, signum: int) -> None:
         if self.signum is not None:
+            if signum == self.signum and time.monotonic() - self._came < ECHO_S:
+                return
             die_of(signum)
-        self.signum = signum
+        self.signum, self._came = signum, time.monotonic()
         self._console.say("stopping: what was measured is being written (again: at once)")
         if self.on_stop is not None:
             self.on_stop(signal.Signals(signum).name)

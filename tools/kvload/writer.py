@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -95,16 +95,21 @@ class Writer:
         self._on_written = on_written
         self._queue: queue.SimpleQueue[Began | Ended | None] = queue.SimpleQueue()
         self._began_ns: dict[int, int] = {}
-        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._work: Future[None]
         self.tally = Tally()
-        self.failure: BaseException | None = None
 
     def __enter__(self) -> Writer:
-        self._thread.start()
+        self._work = self._thread.submit(self._until_none)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.drain()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be written any more: before `drain` that is a failure."""
+        return self._work.done()
 
     def put(self, item: Began | Ended) -> None:
         """Hand over an event; never blocks."""
@@ -112,22 +117,19 @@ class Writer:
 
     def drain(self) -> None:
         """Wait until everything handed over is written; raise what stopped the writing."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-        if self.failure is not None:
-            raise self.failure
+        self._queue.put(None)
+        self._thread.shutdown()
+        self._work.result()
 
-    def _work(self) -> None:
-        try:
-            while (item := self._queue.get()) is not None:
-                if isinstance(item, Began):
-                    self._began_ns[item.prepared.planned.index] = item.at_ns
-                    self._ideals.began(item.prepared.planned, item.at_ns)
-                else:
-                    self._write(item)
-        except (OSError, ValueError) as error:  # stdout has gone: the driver must hear of it
-            self.failure = error
+    def _until_none(self) -> None:
+        # Whatever is raised here is raised again by `drain`: no round may end as if it had been
+        # written when it was not.
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, Began):
+                self._began_ns[item.prepared.planned.index] = item.at_ns
+                self._ideals.began(item.prepared.planned, item.at_ns)
+            else:
+                self._write(item)
 
     def _write(self, item: Ended) -> None:
         answer = parse_answer(item.exchange, self._facts.api)
