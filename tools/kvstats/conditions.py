@@ -71,7 +71,7 @@ def errors(tally: Tally, planned: int, first_error: str | None) -> Finding | Non
 
 
 def not_isolated(run: Run, proof: ColdProof | None, *, salted: bool) -> Finding | None:
-    """Nothing shows that the namespace was fresh; a proven cold round is its own proof.
+    """Nothing shows that the namespace was fresh; warning. A proven cold round is its own proof.
 
     Invalid if kvclear found the cache not empty and the round is not proven cold.
     """

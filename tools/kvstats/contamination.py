@@ -201,7 +201,10 @@ def excesses_of(table: Table, terms: Terms, scale: float) -> list[Excess]:
 
 
 def contaminated(verdict: Verdict, terms: Terms) -> Finding | None:
-    """The round found in the cache what nobody of it had put there; invalid."""
+    """A cold or no_reuse round found in the cache what none of it had put there; invalid.
+
+    By conservation, over all and per group, or by one request above its own bound.
+    """
     if verdict.proof != "contaminated":
         return None
     kept = verdict.conservation
@@ -253,7 +256,7 @@ def _limits(verdict: Verdict, terms: Terms) -> str:
 
 
 def cold_not_shown(verdict: Verdict) -> Finding | None:
-    """No evidence, no claim: warning."""
+    """Nothing shows that the round was cold, and nothing that it was not; warning."""
     if verdict.proof != "not shown":
         return None
     return finding(

@@ -106,11 +106,10 @@ def total_time_s(first_sent_ns: int | None, last_end_ns: int | None) -> float | 
 
 
 def throughput(amount: float | None, time_s: float | None) -> float | None:
-    """Rates over the round: `request_throughput_rps`, the `_tps` rates, `goodput_rps`.
+    """Rates over the round: successes, their tokens, or those that meet every --slo.
 
-    Formula: successes (or their output tokens, prompt and output tokens, those that meet every
-        --slo) / total_time_s; sentinels excluded. `uncached_throughput_tps` counts prompt tokens
-        less cached_tokens, and output tokens.
+    Formula: amount / total_time_s, sentinels excluded; `total_` counts prompt and output tokens,
+        `uncached_` output tokens and prompt tokens less cached_tokens.
     Unit: per second.
     Null: no time passed, or a success did not report the tokens that are counted.
     """
@@ -120,7 +119,7 @@ def throughput(amount: float | None, time_s: float | None) -> float | None:
 
 
 def steady_rate_rps(successes: int, window_s: float) -> float | None:
-    """`steady_throughput_rps`: the rate while every slot was busy; ramp and tail are left out.
+    """The rate while every slot was busy; ramp and tail are left out.
 
     Formula: successes that ended in the window / window; from the first moment with all slots
         busy to the last sent_ns.
