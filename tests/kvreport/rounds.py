@@ -148,11 +148,8 @@ def samples_of(
     tpot = [float(world.tpot_s * np.exp(world.noise * rng.normal())) for _ in rows]
     e2e = [one + (shape.output_tokens - 1) * two for one, two in zip(ttft, tpot, strict=True)]
     block = shape.prompt_tokens // 16 * 16
-    cached = [
-        0 if stratum in ("sentinel",) or arm == "no_reuse" or (arm == "cold" and stratum != "follower")
-        else block
-        for stratum, _ in rows
-    ]
+    found = {"cold": ("follower",), "hit": ("leader", "follower", "unique"), "no_reuse": ()}
+    cached = [block if stratum in found[arm] else 0 for stratum, _ in rows]
     return Samples(
         index=list(range(count)),
         group=[group for _, group in rows],
@@ -206,15 +203,15 @@ def timings_of(samples: Samples, keep: Sequence[bool]) -> Timings:
     )
 
 
-def stats_of(run: Run, samples: Samples, **changes: Any) -> RoundStats:
-    """Round stats as kvstats would make them of these samples."""
+def stats_of(run: Run, samples: Samples, *, light: bool = False, **changes: Any) -> RoundStats:
+    """Round stats as kvstats would make them of these samples; `light` leaves the strata out."""
     own = [stratum != "sentinel" for stratum in samples.stratum]
     good = sum(ok and kept for ok, kept in zip(samples.ok, own, strict=True))
     total = sum(own)
     timings = timings_of(samples, own)
-    time_s = sum(
-        value or 0.0 for value, kept in zip(samples.e2e_s, own, strict=True) if kept
-    ) or None
+    time_s = (
+        sum(value or 0.0 for value, kept in zip(samples.e2e_s, own, strict=True) if kept) or None
+    )
     known = [
         (cached, prompt)
         for cached, prompt, kept in zip(
@@ -240,7 +237,7 @@ def stats_of(run: Run, samples: Samples, **changes: Any) -> RoundStats:
         "timings": timings,
         "strata": {
             name: timings_of(samples, [one == name for one in samples.stratum])
-            for name in sorted(set(samples.stratum))
+            for name in sorted(set(samples.stratum) if not light else ())
         },
         "status_counts": {"ok": good},
         "cold_requests": sum(one in ("leader", "unique") for one in samples.stratum),
@@ -286,9 +283,7 @@ def make(
     rng = np.random.default_rng([seed, repeat, at, len(arm)])
     samples = samples_of(shape, world, arm, rng)
     run = run_of(setting, shape, arm, repeat, at)
-    return Round(
-        stats=stats_of(run, samples, findings=list(findings), **changes), place=place
-    )
+    return Round(stats=stats_of(run, samples, findings=list(findings), **changes), place=place)
 
 
 def experiment(
@@ -296,9 +291,7 @@ def experiment(
 ) -> list[Round]:
     """Every round of so many repeats."""
     return [
-        make(arm, repeat, seed=seed, **options)
-        for repeat in range(1, repeats + 1)
-        for arm in arms
+        make(arm, repeat, seed=seed, **options) for repeat in range(1, repeats + 1) for arm in arms
     ]
 
 

@@ -153,7 +153,7 @@ def conclusions(conclusion: Conclusion, words: Words) -> Iterator[str]:
             wish = phrasing.wish(result.target)
             by_status.setdefault((result.status, wish), []).append(phrasing.name(one))
         for (status, wish), names in by_status.items():
-            said = words.maybe(f"{prefix}{status}", names=words.listed(names), wish=wish)
+            said = words.maybe(f"{prefix}{status}", names=words.names(names), wish=wish)
             if said:
                 yield said
 
@@ -165,7 +165,7 @@ def advice(conclusion: Conclusion, words: Words) -> list[str]:
         for key, values in _advice(one, words):
             gathered.setdefault((key, tuple(sorted(values.items()))), []).append(phrasing.name(one))
     return [
-        words.say(key, names=words.listed(names), **dict(values))
+        words.say(key, names=words.names(names), **dict(values))
         for (key, values), names in gathered.items()
     ]
 

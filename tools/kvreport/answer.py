@@ -7,7 +7,7 @@ from math import exp
 
 from kvreport import figures, phrasing
 from kvreport.conclusion import Conclusion, Scenario
-from kvreport.document import Block, Facts, Heading, Paragraph, Table
+from kvreport.document import Block, Bullets, Facts, Heading, Paragraph, Table
 from kvreport.effects import Effect
 from kvreport.placed import Placed
 from kvreport.targets import Result
@@ -25,7 +25,9 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
     if len(scenarios) > 1:
         blocks += _tally(scenarios, words)
     if len(scenarios) > FEW:
-        return [*blocks, _table(conclusion, words)]
+        mixed = phrasing.mixtures(scenarios, words)
+        blocks.append(_table(conclusion, words))
+        return [*blocks, Bullets(mixed)] if mixed else blocks
     for one in scenarios:
         blocks += [Heading(3, phrasing.title(one, words)), Facts(facts(one, words))]
     return blocks
@@ -166,7 +168,7 @@ def mixture(scenario: Scenario, words: Words) -> str | None:
         return None
     cold, requests = scenario.mixture
     line = words.say("mixture_line", cold=cold, requests=requests, rest=requests - cold)
-    return line + (words.say("mixture_nodes") if scenario.nodes else "")
+    return line + (words.say("mixture_nodes") if scenario.evidence.transferred else "")
 
 
 def sure(scenario: Scenario, words: Words) -> str:

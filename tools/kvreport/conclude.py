@@ -67,6 +67,7 @@ class _Case:
         if comparison.matches and not self.refused({base, other}):
             self.compared[f"{base}>{other}"] = comparison
             self.findings += between.pair_findings(comparison)
+            self.findings += between.stamp_findings(comparison)
 
     def refused(self, roles: Iterable[str]) -> list[str]:
         """Codes that forbid a percentage between some arms."""

@@ -27,6 +27,9 @@ def _scenario(scenario: Scenario, words: Words) -> list[Block]:
         Facts(_facts(scenario, words)),
         metrics_table(scenario, words),
     ]
+    mixed = phrasing.mixtures([scenario], words)
+    if mixed:
+        blocks.append(Bullets(mixed))
     effects = _effects(scenario, words)
     if effects.rows:
         blocks.append(effects)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import unicodedata
 
 NBSP = "\u00a0"
-ELLIPSIS = "..."
 
 
 def clean(text: str) -> str:
@@ -45,24 +44,47 @@ def pad(text: str, cells: int, align: str = "left") -> str:
     return fill + text if align == "right" else text + fill
 
 
-def wrap(text: str, cells: int) -> list[str]:
-    """Lines of at most `cells`, broken at plain spaces; a word that is too long is cut."""
+def wrap(text: str, cells: int, *, soft: bool = False) -> list[str]:
+    """Lines of at most `cells`, broken at plain spaces; a word that is too long is cut.
+
+    `soft` breaks names too, between wide characters and behind `-`, `_` and `/` inside a word.
+    """
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
-        grown = f"{line} {word}" if line else word
-        if width(grown) <= cells:
-            line = grown
-            continue
-        if line:
-            lines.append(line)
-        *full, line = _pieces(word, cells)
-        lines += full
+        for place, part in enumerate(parts(word) if soft else [word]):
+            grown = f"{line}{'' if place or not line else ' '}{part}"
+            if width(grown) <= cells:
+                line = grown
+                continue
+            if line:
+                lines.append(line)
+            *full, line = _pieces(part, cells)
+            lines += full
     return [*lines, line]
 
 
+def parts(word: str) -> list[str]:
+    """A word where it may be broken softly; a figure and its sign or unit stay whole."""
+    found = [""]
+    for at, char in enumerate(word):
+        before = word[:at]
+        if before and (_between_wide(before[-1], char) or _behind_sign(before, char)):
+            found.append("")
+        found[-1] += char
+    return found
+
+
+def _between_wide(one: str, two: str) -> bool:
+    return NBSP not in (one, two) and 2 in (_cells(one), _cells(two)) and _cells(two) > 0
+
+
+def _behind_sign(before: str, char: str) -> bool:
+    return before[-1] in "-_/" and before[-2:-1].isalnum() and char.isalnum()
+
+
 def _pieces(word: str, cells: int) -> list[str]:
-    """A word in pieces that fit; wide scripts know no spaces and may be cut anywhere."""
+    """A word in pieces that fit."""
     pieces, piece = [], ""
     for char in word:
         if piece and width(piece + char) > cells:

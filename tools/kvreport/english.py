@@ -15,6 +15,7 @@ PHRASES: dict[str, str] = {
     "title": "What the KV cache is worth, {kinds}",
     "title_simulated": "SIMULATED: what the KV cache is worth, {kinds}",
     "kinds_unknown": "from old stats files",
+    "title_partly": "PARTLY SIMULATED: what the KV cache is worth, {kinds}",
     "title_scenario": "{name}: {kind}, {tier}",
     "title_aa": "{name}: {kind}, A/A check of {tier}",
     "kind_unit cost": "unit cost (serial)",
@@ -77,10 +78,12 @@ PHRASES: dict[str, str] = {
     "value_old": "cannot be said: an old stats file mixes misses and hits in one mean",
     "interval": ", {span} with 95 % confidence",
     "interval_within": ", {span} within this run",
-    "mixture_line": "{cold} of {requests} requests were cold in round 1; the other {rest} found "
-    "their context, or part of it, in the cache during that round",
-    "mixture_nodes": "; on node B too they found it in B's own cache, after the leader had loaded "
-    "it",
+    "mixture_line": "{cold} of {requests} requests were cold in round 1; the other {rest} shared "
+    "their context with an earlier request of that round",
+    "mixture_short": "{cold} of {requests} requests were cold in round 1.",
+    "mixture_named": "{names}: {cold} of {requests} requests were cold in round 1.",
+    "names_more": "{names} and {count} more",
+    "mixture_nodes": "; on node B too they found it in B's own cache, once the first had loaded it",
     "round_2_reduced": "TTFT reduced {percent}{interval}",
     "round_2_raised": "TTFT raised {percent}{interval}",
     "round_2_same": "TTFT ~ (no difference shown{interval})",

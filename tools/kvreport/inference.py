@@ -8,11 +8,11 @@ unique request being a group of its own.
 - 3 to 9 groups: Student's t over the groups' jackknife values.
 - fewer: resampling within strata, their counts fixed, and only with 5 informative pairs or more.
 
-Groups of unequal weight count for fewer than their number: the effective number is
-(sum w)^2 / sum w^2 with each group's share of the two rounds as its weight (Carter, Schnepel and
-Steigerwald 2017 make the same correction for cluster-robust tests). Groups are compared with their
-own kind, shared contexts with contexts and uniques with uniques, because the plan fixes how many
-there are of each; degrees of freedom by Welch and Satterthwaite.
+Groups of unequal weight count for fewer than their number: the effective number is 1 / sum w^2
+with each group's share of a round as its weight, in the round where it is smaller (Carter, Schnepel
+and Steigerwald 2017 correct cluster-robust tests in this way). Groups are compared with their own
+kind, shared contexts with contexts and uniques with uniques, because the plan fixes how many there
+are of each; degrees of freedom by Welch and Satterthwaite.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def over_units(base: Floats, other: Floats) -> Interval | None:
 
 
 def effective_groups(base: Floats, other: Floats) -> int:
-    """1 / sum w^2, w being a group's mean share of both rounds; equal groups count fully."""
-    share = (base / base.sum() + other / other.sum()) / 2
-    return round(float(1 / np.sum(share**2)))
+    """1 / sum w^2, w being a group's share of a round; of the two rounds the smaller number."""
+    shares = base / base.sum(), other / other.sum()
+    return round(min(float(1 / np.sum(share**2)) for share in shares))
 
 
 def _by_cluster(rows: Rows) -> tuple[Floats, Floats, Ints]:
@@ -149,18 +149,33 @@ def _jackknife(base: Floats, other: Floats, kind: Ints) -> Interval:
     """t over groups: each is left out once, and the spread of what remains is the error."""
     theta = _theta(base, other)
     left = np.log((other.sum() - other) / (base.sum() - base))
-    variances, freedoms = [], []
-    for one in range(int(kind.max()) + 1):
-        values = left[kind == one]
+    variances = []
+    for values in _parted(left, kind):
         count = len(values)
         variances.append((count - 1) / count * float(np.sum((values - values.mean()) ** 2)))
-        freedoms.append(count - 1)
     total = sum(variances)
     if total == 0:
         return Interval(low=theta, high=theta, method="groups_t", units=len(base))
-    freedom = total**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    share = np.maximum(base / base.sum(), other / other.sum())
+    weights = [float(np.sum(values**2)) for values in _parted(share, kind)]
+    freedoms = [len(values) - 1 for values in _parted(left, kind)]
+    freedom = min(_freedom(variances, freedoms), _freedom(weights, freedoms))
     half = float(student.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(total)
     return Interval(low=theta - half, high=theta + half, method="groups_t", units=len(base))
+
+
+def _parted(values: Floats, kind: Ints) -> list[Floats]:
+    return [values[kind == one] for one in range(int(kind.max()) + 1)]
+
+
+def _freedom(variances: list[float], freedoms: list[int]) -> float:
+    """Welch and Satterthwaite's degrees of freedom for a sum of variances.
+
+    Two or three groups of a kind estimate their variance too badly to weigh it by itself, so that
+    it is also weighed by the groups' shares, and the smaller number counts.
+    """
+    parts = zip(variances, freedoms, strict=True)
+    return sum(variances) ** 2 / sum(one**2 / freedom for one, freedom in parts)
 
 
 def _theta(base: Floats, other: Floats) -> float:

@@ -17,9 +17,11 @@ def report_title(conclusion: Conclusion, words: Words) -> str:
     named = [words.say(f"kind_{kind}") for kind in ("unit cost", "load") if kind in kinds] or [
         words.say("kinds_unknown")
     ]
-    return words.say(
-        "title_simulated" if conclusion.simulated else "title", kinds=words.listed(named)
-    )
+    form = "title"
+    if conclusion.simulated:
+        whole = all(one.simulated for one in conclusion.scenarios)
+        form = "title_simulated" if whole else "title_partly"
+    return words.say(form, kinds=words.listed(named))
 
 
 def name(scenario: Scenario) -> str:
@@ -73,6 +75,21 @@ def tier(scenario: Scenario, words: Words) -> str:
     if served in ("store", "remote") and evidence.product:
         return words.say(f"tier_{served}_product", product=evidence.product)
     return words.say(f"tier_{served}")
+
+
+def mixtures(scenarios: list[Scenario], words: Words) -> list[str]:
+    """The line that must stand by every mean over several strata, once for equal mixtures."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for one in scenarios:
+        if one.mixture:
+            found.setdefault(one.mixture, []).append(name(one))
+    alone = len(found) == 1 and all(one.mixture for one in scenarios)
+    return [
+        words.say("mixture_short", cold=cold, requests=requests)
+        if alone
+        else words.say("mixture_named", names=words.names(names), cold=cold, requests=requests)
+        for (cold, requests), names in found.items()
+    ]
 
 
 def caption(text: str, conclusion_or_scenario: Conclusion | Scenario, words: Words) -> str:

@@ -30,7 +30,11 @@ def summary(conclusion: Conclusion, words: Words) -> list[Block]:
     wished = conclusion.scenarios[0].targets if conclusion.scenarios else []
     compared = [one for one in conclusion.scenarios if one.comparable]
     if compared:
-        blocks += [_table(conclusion, compared, one.target, words) for one in wished]
+        mixed = phrasing.mixtures(compared, words)
+        for one in wished:
+            blocks.append(_table(conclusion, compared, one.target, words))
+            if mixed and one.target.effect in ("ttft", "e2e"):
+                blocks.append(Bullets(mixed))
     return blocks
 
 

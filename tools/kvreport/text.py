@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvreport.display import NBSP, clean, pad, width, wrap
+from kvreport.display import NBSP, clean, pad, parts, width, wrap
 from kvreport.document import Block, Bullets, Document, Facts, Heading, Paragraph, Table
 
 PROSE = 100
@@ -85,7 +85,7 @@ class _Setter:
             yield from self.row(row, widths, table)
 
     def row(self, cells: list[str], widths: list[int], table: Table) -> Iterator[str]:
-        wrapped = [wrap(text, cells) for text, cells in zip(cells, widths, strict=True)]
+        wrapped = [wrap(text, cells, soft=True) for text, cells in zip(cells, widths, strict=True)]
         for number in range(max(len(lines) for lines in wrapped)):
             parts = [
                 pad(lines[number] if number < len(lines) else "", cells, align)
@@ -109,4 +109,4 @@ def fitted(head: list[str], rows: list[list[str]], room: int) -> list[int]:
 
 
 def _longest(text: str) -> int:
-    return max(width(word) for word in text.split(" "))
+    return max(width(part) for word in text.split(" ") for part in parts(word))

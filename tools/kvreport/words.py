@@ -20,6 +20,12 @@ class Words:
         """The phrase, if this language has one of that name; for codes that need none."""
         return self.say(phrase, **values) if phrase in self.phrases else None
 
+    def names(self, items: list[str], most: int = 6) -> str:
+        """The same, cut short where there are many."""
+        if len(items) <= most:
+            return self.listed(items)
+        return self.say("names_more", names=", ".join(items[:most]), count=len(items) - most)
+
     def listed(self, items: list[str]) -> str:
         """`a, b and c`."""
         if len(items) < 2:
