@@ -129,7 +129,8 @@ def _decoding(scenario: Scenario, words: Words) -> Iterator[str]:
     if tpot is None or result is None:
         return
     forms = {"met": "equal", "met_in_1_run": "equal_run", "not_met": "changed"}
-    yield _from_to(f"a_tpot_{forms.get(result.status, 'open')}", tpot, words)
+    form = forms.get(result.status, "open")
+    yield _from_to(f"a_tpot_{form}", tpot, words)
 
 
 def _from_to(phrase: str, effect: Effect, words: Words) -> str:

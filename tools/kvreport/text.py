@@ -11,8 +11,8 @@ PROSE = 100
 """Longer lines than this are hard to read, however wide the terminal."""
 GAP = "  "
 NARROWEST = 40
-LEAST = 8
-"""Cells that a column keeps even where its words must be cut."""
+LEAST = (8, 4)
+"""Cells that a column keeps where its words must be cut, first and last."""
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
@@ -99,7 +99,8 @@ def fitted(head: list[str], rows: list[list[str]], room: int) -> list[int]:
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(width, column)) for column in columns]
     words = [max(map(_longest, column)) for column in columns]
-    for least in (words, [min(cells, LEAST) for cells in words]):
+    floors = [words, *([min(cells, most) for cells in words] for most in LEAST)]
+    for least in floors:
         while sum(widths) > room:
             slack = [at for at in range(len(widths)) if widths[at] > least[at]]
             if not slack:

@@ -1,0 +1,64 @@
+"""The phrases of a language: none is missing, none is left over, none claims what it may not."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+
+import kvreport
+from kvreport.words import LANGUAGES, Words
+
+SOURCES = Path(kvreport.__file__).parent
+LITERAL = re.compile(r"""["']([a-z][^"'\n]*)["']""")
+
+
+def source() -> str:
+    modules = [path for path in SOURCES.glob("*.py") if path.stem != "english"]
+    return "\n".join(path.read_text("utf-8") for path in modules)
+
+
+def test_every_phrase_is_asked_for() -> None:
+    """By its name, or by a name with something in it: `f"status_{result.status}"`."""
+    found = set(LITERAL.findall(source()))
+    shapes = [
+        re.compile(
+            ".+".join(map(re.escape, re.split(r"\{.*?\}", one if "{" in one else one + "{}")))
+        )
+        for one in found
+        if "{" in one or one.endswith("_")
+    ]
+    left = [
+        name
+        for name in LANGUAGES["en"]
+        if name not in found and not any(shape.fullmatch(name) for shape in shapes)
+    ]
+    assert not left
+
+
+def test_every_plain_name_that_is_asked_for_is_there() -> None:
+    for phrases in LANGUAGES.values():
+        names = re.findall(r"""\.say\(\s*"([^"]+)\"""", source())
+        assert len(names) > 50
+        assert not [name for name in names if name not in phrases]
+
+
+def test_languages_have_the_same_phrases_with_the_same_values() -> None:
+    def values(phrase: str) -> set[str]:
+        return {name for _, name, _, _ in string.Formatter().parse(phrase) if name}
+
+    english = LANGUAGES["en"]
+    for phrases in LANGUAGES.values():
+        assert phrases.keys() == english.keys()
+        assert all(values(phrases[name]) == values(english[name]) for name in english)
+
+
+def test_no_phrase_names_a_product_that_only_evidence_may_name() -> None:
+    assert not [text for text in LANGUAGES["en"].values() if re.search("LMCache|Mooncake", text)]
+
+
+def test_lists() -> None:
+    words = Words("en")
+    assert words.listed(["a", "b", "c"]) == "a, b and c"
+    assert words.listed(["a"]) == "a" and words.listed([]) == ""
+    assert words.names([str(at) for at in range(9)], 3) == "0, 1, 2 and 6 more"
