@@ -7,9 +7,14 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from hypothesis import settings
+
 from kvload.answer import Answer
 from kvload.exchange import Exchange
 from kvpipe.records import Status
+
+# A slow machine is no failure.
+patient = settings(deadline=None)
 
 STAMPED = {
     "first_chunk_ns",

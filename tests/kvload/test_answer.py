@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kvload.exchanges import DONE, ROLE, delta, exchange_of, sse, untimed, usage
+from tests.kvload.exchanges import DONE, ROLE, delta, exchange_of, patient, sse, untimed, usage
 
 from kvload.answer import Answer, parse_answer
 from kvpipe.records import Status
@@ -368,11 +368,52 @@ def test_python_servers_write_what_is_no_json():
     assert (answer.status, answer.output_text) == ("ok", "?")
 
 
+# Templates: what looks like the chunk before it, and is another.
+
+
+def test_a_line_end_within_a_text_is_no_text_of_a_known_shape():
+    first, second = sse(*(delta(content=text) for text in ("a", "@")))
+    broken = second.replace(b"@", b"x\n\ndata: y")
+    for reads in ([first, broken], [first + broken], [first, broken[:60], broken[60:]]):
+        answer = parse_answer(exchange_of([*reads, *sse(STOP, DONE)]))
+        assert (answer.status, answer.output_text) == ("stream_error", "a")
+
+
+@pytest.mark.parametrize("key", ["content", "text"])
+def test_the_text_is_that_of_the_choice_and_no_other(key: str):
+    def both(other: str, said: str) -> dict[str, Any]:
+        return {"meta": {key: other}, **delta(content=said)}
+
+    answer = answer_to(both("a", "a"), both("b", "a"), both("c", "a"), STOP, DONE)
+    assert answer.output_text == "aaa"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("token_ids", [7, 8]), ("logprobs", {"content": [{"logprob": -1}]})],
+)
+def test_what_repeats_in_every_chunk_is_counted_in_every_chunk(field: str, value: Any):
+    chunks = [delta(content=text) for text in "abc"]
+    for chunk in chunks:
+        chunk["choices"][0][field] = value
+    answer = answer_to(ROLE, *chunks, STOP, DONE)
+    if field == "token_ids":
+        assert (answer.output_tokens, answer.token_source) == (6, "token_ids")
+    else:
+        assert answer.logprobs == [{"logprob": -1}] * 3
+
+
+def test_reasoning_beside_content_is_not_lost():
+    chunks = [delta(reasoning="hm", content=text) for text in "abc"]
+    assert answer_to(*chunks, STOP, DONE).output_text == "hmahmbhmc"
+
+
 # Properties: the same words whatever way they are written, cut or escaped.
 
 texts = st.lists(st.text(min_size=1, max_size=12), max_size=30)
 
 
+@patient
 @given(texts, st.sampled_from([None, (",", ":"), (", ", ": ")]), st.booleans(), st.data())
 def test_any_text_comes_back(
     words: list[str], separators: tuple[str, str] | None, ascii_only: bool, data: st.DataObject
@@ -395,6 +436,7 @@ def test_any_text_comes_back(
     assert answer.chunk_ns == sorted(answer.chunk_ns)
 
 
+@patient
 @given(
     st.lists(st.sampled_from(["a", "b\\n", '"', "\\", "é", "}]}", 'x","y":"', ""]), max_size=25),
     st.lists(st.sampled_from(["content", "reasoning", "tool_calls"]), min_size=25, max_size=25),
@@ -421,10 +463,11 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
     ),
-    max_leaves=25,
+    max_leaves=12,
 )
 
 
+@patient
 @given(st.lists(values, max_size=6), st.booleans())
 def test_chunks_of_any_shape_never_raise(chunks: list[Any], streamed: bool):
     lines = [json.dumps(chunk) for chunk in chunks]
@@ -434,6 +477,7 @@ def test_chunks_of_any_shape_never_raise(chunks: list[Any], streamed: bool):
     assert (answer.error is None) == (answer.status == "ok")
 
 
+@patient
 @given(st.lists(st.binary(max_size=60), max_size=6), st.sampled_from([200, 400, 500]))
 def test_garbage_never_raises(reads: list[bytes], status: int):
     answer = parse_answer(exchange_of(reads, status=status))

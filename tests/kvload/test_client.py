@@ -395,17 +395,26 @@ async def test_a_large_body_is_sent_when_its_last_byte_is_taken():
     assert exchange.sent_ns < opened < exchange.body_sent_ns <= exchange.end_ns
 
 
-async def test_an_answer_before_the_body_was_read_ends_the_connection():
-    early = sized_answer(b'{"error":"no"}', "413 Content Too Large")
-    with FakeServer(OK, before_body=[*early, Hang()], receive_buffer=8192) as server:
-        async with client_of(server) as ours:
-            await ours.open(1)
-            connection = ours._idle[0]
-            # more than the kernel takes for a reader that does not read
-            exchange = await ours.send(b"x" * 32_000_000, "1")
+EARLY = sized_answer(b'{"error":"no"}', "413 Content Too Large")
+
+
+async def check_early(server: FakeServer, target: Target) -> None:
+    """An answer before the body was read: what is left of it cannot be another request."""
+    ours = Client(target, timeout_s=60)
+    await ours.open(1)
+    connection = ours._idle[0]
+    # more than the kernel takes for a reader that does not read
+    exchange = await ours.send(b"x" * 32_000_000, "1")
     assert exchange.status == 413
     assert exchange.sent_ns is not None and exchange.body_sent_ns is None
-    assert not connection.usable
+    assert not connection.usable and not ours._idle
+    await ours.close()
+    assert server.received == []
+
+
+async def test_an_answer_before_the_body_was_read_ends_the_connection():
+    with FakeServer(OK, before_body=[*EARLY, Hang()], receive_buffer=8192) as server:
+        await check_early(server, Target.parse(server.url))
 
 
 async def test_nobody_listens():
@@ -582,6 +591,13 @@ async def test_over_tls_the_stamps_are_the_users(certificate: Path):
     assert {request.body for request in server.received} == {body}
 
 
+async def test_over_tls_an_early_answer_ends_the_connection_too(certificate: Path):
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    early = [*EARLY, Pause(0.3), Close()]
+    with FakeServer(OK, tls=serving(certificate), before_body=early, receive_buffer=8192) as server:
+        await check_early(server, Target.parse(server.url, tls=trusting))
+
+
 async def test_a_certificate_that_nobody_signed_is_not_accepted(certificate: Path):
     with FakeServer(OK, tls=serving(certificate)) as server:
         ours = Client(Target.parse(server.url, api_key="secret"), timeout_s=60)
@@ -605,7 +621,8 @@ async def test_tls_to_a_server_without():
     await ours.close()
     server.close()
     assert exchange.error_kind == "connect_error"
-    assert exchange.error is not None and str(port) in exchange.error
+    assert exchange.error is not None
+    assert exchange.error.startswith(f"cannot connect to 127.0.0.1:{port}: tls: ")
 
 
 @pytest.mark.parametrize(

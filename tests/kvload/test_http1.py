@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakeserver import LAST_CHUNK, chunk, head
+from tests.kvload.exchanges import patient
 
 from kvload.http1 import MAX_HEAD_BYTES, AnswerFraming, BadFraming, header_line, request_head
 
@@ -29,6 +30,7 @@ places = st.lists(st.integers(0, 10_000), max_size=40)
 bodies = st.lists(st.binary(min_size=1, max_size=300), max_size=12)
 
 
+@patient
 @given(bodies, places)
 def test_any_chunking_cut_anywhere_gives_back_the_body(chunks: list[bytes], cuts: list[int]):
     wire = CHUNKED + b"".join(map(chunk, chunks)) + LAST_CHUNK
@@ -37,6 +39,7 @@ def test_any_chunking_cut_anywhere_gives_back_the_body(chunks: list[bytes], cuts
     assert framing.complete and framing.keep_alive and framing.status == 200
 
 
+@patient
 @given(st.binary(max_size=400), places)
 def test_any_sized_body_cut_anywhere_comes_back(body: bytes, cuts: list[int]):
     wire = head("200 OK", f"Content-Length: {len(body)}") + body
@@ -45,6 +48,7 @@ def test_any_sized_body_cut_anywhere_comes_back(body: bytes, cuts: list[int]):
     assert framing.complete and framing.keep_alive
 
 
+@patient
 @given(st.binary(max_size=400), places)
 def test_a_body_without_a_length_ends_with_the_connection(body: bytes, cuts: list[int]):
     framing, got = walk(cut(head() + body, cuts))
@@ -53,6 +57,7 @@ def test_a_body_without_a_length_ends_with_the_connection(body: bytes, cuts: lis
     assert framing.end_of_stream() and framing.complete
 
 
+@patient
 @given(st.binary(max_size=600), places, st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", CHUNKED]))
 def test_garbage_is_refused_or_awaited_and_nothing_else(junk: bytes, cuts: list[int], start: bytes):
     framing = AnswerFraming()
@@ -65,6 +70,7 @@ def test_garbage_is_refused_or_awaited_and_nothing_else(junk: bytes, cuts: list[
     assert len(got) <= len(junk)
 
 
+@patient
 @given(bodies, places, st.integers(1, 400))
 def test_a_cut_stream_is_never_complete(chunks: list[bytes], cuts: list[int], missing: int):
     wire = b"".join(map(chunk, chunks)) + LAST_CHUNK

@@ -139,6 +139,18 @@ def test_a_jump_of_the_wall_clock_is_looked_at_again(monkeypatch: pytest.MonkeyP
         assert before - 1_000_000 <= ours.kernel_ns <= ours.user_ns
 
 
+def test_a_break_between_the_two_clocks_does_not_move_the_stamp(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As if the thread had lost the processor for an hour after the first of them was read."""
+    with pair() as (ours, _):
+        late = iter([HOUR_NS])
+        monkeypatch.setattr(sockets, "_wall_ns", lambda: time.time_ns() + next(late, 0))
+        before = time.perf_counter_ns()
+        reading(monkeypatch, ours, sockets.SO_TIMESTAMPNS, timespec(time.time_ns()))
+        assert before - 1_000_000 <= ours.kernel_ns <= ours.user_ns
+
+
 @pytest.mark.parametrize(("kind", "stamp"), [(1, b"x" * 16), (sockets.SO_TIMESTAMPNS, b"x")])
 def test_other_ancillary_data_is_no_stamp(monkeypatch: pytest.MonkeyPatch, kind: int, stamp: bytes):
     with pair() as (ours, _):

@@ -223,12 +223,8 @@ class Client:
 
     def _why(self, problem: OSError) -> str:
         """One line for a person: what, where, and why."""
-        if isinstance(problem, ssl.SSLCertVerificationError):
-            reason = f"certificate not accepted: {problem.verify_message}"
-        elif isinstance(problem, TimeoutError):
-            reason = f"no connection within {CONNECT_TIMEOUT_S:g} s"
-        else:
-            reason = plain(problem)
+        ours = isinstance(problem, TimeoutError) and problem.errno is None
+        reason = f"no connection within {CONNECT_TIMEOUT_S:g} s" if ours else plain(problem)
         return f"cannot connect to {self.target.place}: {reason}"
 
 

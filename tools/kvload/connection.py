@@ -7,9 +7,10 @@ walks the framing just far enough to know the end. The waiting task is woken onc
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
+import ssl
 import time
+from socket import gaierror
 
 from kvload.exchange import Exchange
 from kvload.http1 import AnswerFraming, BadFraming
@@ -29,7 +30,6 @@ class Connection(asyncio.Protocol):
         "_in_head",
         "_loop",
         "_max_bytes",
-        "_payload_bytes",
         "_raw",
         "_room",
         "_sock",
@@ -53,7 +53,6 @@ class Connection(asyncio.Protocol):
         self._framing = AnswerFraming()
         self._room = 0  # bytes that the answer may still have
         self._in_head = True
-        self._payload_bytes = 0
         self._written_ns = 0  # used where the loop writes past our socket
         self._taken_ns: int | None = None
         self._done: asyncio.Future[None] | None = None
@@ -73,7 +72,6 @@ class Connection(asyncio.Protocol):
         self._framing = AnswerFraming()
         self._room = self._max_bytes
         self._in_head = True
-        self._payload_bytes = len(payload)
         self._taken_ns = None
         self._done = self._loop.create_future()
         self.unanswered = False
@@ -91,8 +89,7 @@ class Connection(asyncio.Protocol):
         user = sock.user_ns
         if user:
             kernel = sock.kernel_ns
-            sock.user_ns = 0  # taken: a loop that does not call our recv() shows by its absence
-        else:
+        else:  # our recv() was not called: this loop reads the descriptor itself, or it is TLS
             user = _perf_ns()
             kernel = 0
             sock.unstamped = True
@@ -167,8 +164,8 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         exchange = self._exchange
         assert exchange is not None and self._transport is not None
-        unsent = self._transport.get_write_buffer_size()  # it was answered before it was read
-        if unsent or not self._framing.keep_alive or self._transport.is_closing():
+        early = self._unsent()  # it was answered before it was read
+        if early or not self._framing.keep_alive or self._transport.is_closing():
             self.usable = False
         self._settle(exchange)
         if not self.usable:
@@ -188,13 +185,16 @@ class Connection(asyncio.Protocol):
         if done is not None and not done.done():
             done.set_result(None)
 
-    def _stamp_sending(self, exchange: Exchange, sock: StampedSocket) -> None:
+    def _unsent(self) -> bool:
+        """Whether a part of the request waits: under TLS there is a second buffer, which only the
+        socket tells of."""
         assert self._transport is not None
+        return self._sock.blocked or self._transport.get_write_buffer_size() > 0
+
+    def _stamp_sending(self, exchange: Exchange, sock: StampedSocket) -> None:
         if sock.first_send_ns:
             exchange.sent_ns = sock.first_send_ns
-            # Under TLS the kernel takes more bytes than we gave: then nothing may be waiting.
-            taken = sock.sent_bytes >= self._payload_bytes and not sock.blocked
-            if taken and not self._transport.get_write_buffer_size():
+            if not self._unsent():
                 exchange.body_sent_ns = sock.last_send_ns
         elif self._raw:
             exchange.sent_ns = self._written_ns
@@ -203,7 +203,12 @@ class Connection(asyncio.Protocol):
 
 def plain(exc: Exception) -> str:
     """The reason alone, without the numbers and addresses that asyncio puts around it."""
-    if isinstance(exc, OSError) and exc.errno is not None and exc.errno in errno.errorcode:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {exc.verify_message}"
+    if isinstance(exc, ssl.SSLError):
+        return f"tls: {(exc.reason or str(exc)).lower().replace('_', ' ')}"
+    # The numbers of a gaierror are not those of errno.
+    if isinstance(exc, OSError) and exc.errno is not None and not isinstance(exc, gaierror):
         return os.strerror(exc.errno).lower()
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror.lower()

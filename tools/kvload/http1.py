@@ -186,13 +186,27 @@ class AnswerFraming:
         return self._refuse_rest(data)
 
     def _walk_chunks(self, data: bytes) -> bytes:
-        # The common case first: the read is one whole chunk, as one write of the server made it.
-        if not self._left and not self._tail:
-            line_end = data.find(b"\r\n", 0, 20)
-            size = _SIZES.get(data[:line_end]) if line_end > 0 else None
-            if size and len(data) == line_end + 4 + size and data.endswith(b"\r\n"):
-                return data[line_end + 2 : -2]
-        return self._walk_pieces(data)
+        """The common case: reads of whole chunks, as the server's writes made them."""
+        if self._left or self._tail:
+            return self._walk_pieces(data)
+        pieces: list[bytes] = []
+        at, end = 0, len(data)
+        while True:
+            line_end = data.find(b"\r\n", at, at + 20)
+            size = _SIZES.get(data[at:line_end]) if line_end > 0 else None
+            if not size:
+                break
+            begin = line_end + 2
+            stop = begin + size
+            if data[stop : stop + 2] != b"\r\n":
+                break
+            if not at and stop + 2 == end:
+                return data[begin:stop]
+            pieces.append(data[begin:stop])
+            at = stop + 2
+        if at < end:
+            pieces.append(self._walk_pieces(data[at:] if at else data))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _walk_pieces(self, data: bytes) -> bytes:
         """Any cut at all. `_left` counts what is left of a chunk together with its CRLF."""
@@ -265,7 +279,7 @@ def _chunk_size(line: bytes) -> int:
     if not _HEX.fullmatch(digits):
         raise BadFraming(f"not a chunk size: {line[:40]!r}")
     size = int(digits, 16)
-    if digits == line and len(_SIZES) < _SIZES_KEPT:
+    if len(_SIZES) < _SIZES_KEPT:
         _SIZES[line] = size
     return size
 
