@@ -147,6 +147,17 @@ async def test_refresh_replaces_what_was_idle_or_closed():
             assert ours.opened == 5
 
 
+async def test_refresh_leaves_alone_what_a_request_took_meanwhile():
+    with FakeServer([CHUNKED + chunk(EVENT), Pause(0.2), LAST_CHUNK]) as server:
+        async with client_of(server) as ours:
+            await ours.open(1)
+            ours._idle[0].idle_since -= 2
+            refreshing = asyncio.create_task(ours.refresh())
+            exchange, replaced = await asyncio.gather(ours.send(b"", "1"), refreshing)
+    assert as_told(exchange) == (None, "reused", 0)
+    assert replaced == 1
+
+
 async def test_idle_connections_are_kept_fresh():
     with FakeServer(OK) as server:
         async with client_of(server) as ours:
@@ -295,6 +306,26 @@ async def test_the_time_limit_is_total(start: bytes):
     assert (exchange.first_byte_ns is None) == (not start)
 
 
+async def test_the_time_limit_of_one_request_is_not_that_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    loop = asyncio.get_running_loop()
+    timers: list[asyncio.TimerHandle] = []
+    call_at = loop.call_at
+
+    def noted(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        timers.append(call_at(*args, **kwargs))
+        return timers[-1]
+
+    with FakeServer(OK) as server:
+        async with client_of(server) as ours:
+            await ours.open(1)
+            monkeypatch.setattr(loop, "call_at", noted)
+            await ours.send(b"", "1")
+            monkeypatch.undo()
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
 async def test_a_cancelled_request_still_has_its_exchange():
     with FakeServer([CHUNKED, chunk(EVENT), Hang()]) as server:
         async with client_of(server) as ours:
@@ -440,14 +471,19 @@ async def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch):
     assert exchange.error == "cannot connect to nowhere.invalid:80: name or service not known"
 
 
-async def test_a_connection_that_never_comes_about(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", 0.05)
-    for timeout_s, kind in ((60.0, "connect_error"), (0.01, "timeout")):
-        ours = Client(Target.parse("http://127.0.0.1:9"), timeout_s=timeout_s)
-        ours._connect = _never  # type: ignore[method-assign]
+@pytest.mark.parametrize(
+    ("limit_s", "timeout_s", "kind"), [(0.05, 60.0, "connect_error"), (60.0, 0.05, "timeout")]
+)
+async def test_a_connection_that_never_comes_about(
+    monkeypatch: pytest.MonkeyPatch, limit_s: float, timeout_s: float, kind: str
+):
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_S", limit_s)
+    ours = Client(Target.parse("http://127.0.0.1:9"), timeout_s=timeout_s)
+    ours._connect = _never  # type: ignore[method-assign]
+    async with asyncio.timeout(30):
         exchange = await ours.send(b"", "1")
-        assert exchange.error_kind == kind
-        assert exchange.error is not None and "no connection within" in exchange.error
+    assert exchange.error_kind == kind
+    assert exchange.error is not None and "no connection within 0.05 s" in exchange.error
 
 
 async def test_localhost_may_be_another_family():
