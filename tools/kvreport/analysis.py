@@ -78,10 +78,10 @@ def _worth(scenario: Scenario, words: Words) -> Iterator[str]:
     if hit is None:
         return
     miss, found = figures.ms(hit.base_mean), figures.ms(hit.other_mean)
-    load = scenario.kind == "load"
-    yield words.say(
-        "a_load" if load else "a_miss", miss=miss, hit=found, percent=figures.percent(hit.ratio)
-    )
+    form = "a_load" if scenario.kind == "load" else "a_miss"
+    if hit.verdict.word == "same":
+        form = "a_same"
+    yield words.say(form, miss=miss, hit=found, percent=figures.percent(hit.ratio))
     ttft = scenario.effects.get("ttft")
     shown = ttft and "withheld" not in ttft.verdict.word and hit.verdict.word != "same"
     if scenario.mixture and ttft and shown:
@@ -172,6 +172,9 @@ def advice(conclusion: Conclusion, words: Words) -> list[str]:
 
 
 def _advice(scenario: Scenario, words: Words) -> Iterator[tuple[str, dict[str, str]]]:
+    if not scenario.comparable:
+        missing = [words.say(f"missing_{role}") for role in scenario.missing]
+        yield "d_missing", {"missing": words.listed(missing)}
     if not scenario.comparable or scenario.same_arm:
         return
     tainted = invalid(scenario)
@@ -221,5 +224,5 @@ def _measured(scenario: Scenario, words: Words) -> Iterator[tuple[str, dict[str,
     if hit.verdict.word == "faster" and shown and "lost" not in scenario.codes():
         key = "d_use" if hit.verdict.scope == "repeats" else "d_use_run"
         yield key, {"tier": phrasing.tier(scenario, words), "saved": figures.ms(hit.saved)}
-    if hit.verdict.word == "slower":
-        yield "d_slower", {}
+    if hit.verdict.word in ("slower", "same"):
+        yield f"d_{hit.verdict.word}", {}

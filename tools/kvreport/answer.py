@@ -195,22 +195,28 @@ def sure(scenario: Scenario, words: Words) -> str:
 
 
 def doubts(scenario: Scenario, words: Words) -> str:
-    """The worst findings, at most a few; notes are left to the details."""
+    """One finding of each kind, the worst first; notes are left to the details."""
     if scenario.old:
         return words.say("old_line")
-    shown = [one for one in scenario.findings if one.finding.severity != "info"]
-    if not shown:
+    kinds: dict[str, list[Placed]] = {}
+    for one in scenario.findings:
+        if one.finding.severity != "info":
+            kinds.setdefault(one.finding.code, []).append(one)
+    if not kinds:
         return words.say("doubts_none")
-    items = [doubt(one, words) for one in shown[:DOUBTS]]
-    if len(shown) > DOUBTS:
-        items.append(words.say("doubts_more", count=len(shown) - DOUBTS))
+    items = [doubt(found, words) for found in kinds.values()][:DOUBTS]
+    if len(kinds) > DOUBTS:
+        items.append(words.say("doubts_more", count=len(kinds) - DOUBTS))
     return "; ".join(items)
 
 
-def doubt(placed: Placed, words: Words) -> str:
-    finding = placed.finding
+def doubt(found: list[Placed], words: Words) -> str:
+    """The first finding of a kind, and in how many rounds it was made."""
+    finding = found[0].finding
     mark = words.maybe(f"mark_{finding.code}") if finding.severity == "invalid" else None
-    return f"{mark}: {finding.message}" if mark else finding.message
+    message = f"{mark}: {finding.message}" if mark else finding.message
+    times = sum(len(one.repeats) for one in found)
+    return words.say("doubt_times", message=message, count=times) if times > 1 else message
 
 
 def _tally(scenarios: list[Scenario], words: Words) -> list[Block]:

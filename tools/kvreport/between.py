@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import expm1
 
 from kvpipe.records import Finding, RoundStats
@@ -124,40 +124,55 @@ def _answers_differ(pairs: Pairs) -> Finding | None:
     )
 
 
-def drift_finding(effect: Effect, drift: Drift, repeats: list[int]) -> Placed | None:
-    """For an effect whose verdict the drift withheld; None where it did not.
+METRICS = {
+    "ttft_s": "TTFT",
+    "ttft_due_s": "TTFT from when due",
+    "e2e_s": "E2E latency",
+    "request_throughput_rps": "throughput",
+    "steady_throughput_rps": "steady throughput",
+}
+UNCHECKED = {
+    "sentinels": "too few sentinels answered in both rounds",
+    "no_reuse": "a load run needs a round without reuse before and after",
+    "nodes": "no round without reuse on node B tells the nodes apart",
+}
+CONTROLS = {
+    "sentinels": "sentinels, which nobody can have cached, differ",
+    "no_reuse": "rounds without reuse, before and after, differ",
+    "nodes": "the two nodes differ",
+}
+
+
+def drift_findings(judged: Sequence[tuple[Effect, Drift]], repeats: list[int]) -> Iterator[Placed]:
+    """For the effects whose verdicts drift withheld; one finding for all that it withheld alike.
 
     A control that was not run makes nothing invalid: it leaves the verdict unsaid.
     """
-    if effect.verdict.by not in (["drift"], ["drift_unchecked"]):
-        return None
-    if drift.interval is None:
-        what = {
-            "sentinels": "too few sentinels answered in both rounds",
-            "no_reuse": "a load run needs a round without reuse before and after",
-            "nodes": "no round without reuse on node B tells the nodes apart",
-        }
-        message = f"drift was not checked: {what[drift.source]}"
-    else:
-        what = {
-            "sentinels": "requests that nobody can have cached (sentinels)",
-            "no_reuse": "rounds without reuse, before and after,",
-            "nodes": "the two nodes",
-        }
-        message = (
-            f"{what[drift.source]} differ by up to {_percent(drift)}, "
-            "more than a quarter of the effect"
+    alike: dict[tuple[str, str, str], list[tuple[Effect, Drift]]] = {}
+    for effect, drift in judged:
+        if effect.verdict.by in (["drift"], ["drift_unchecked"]):
+            key = (effect.base, effect.other, _drift_message(drift))
+            alike.setdefault(key, []).append((effect, drift))
+    for (base, other, message), found in alike.items():
+        drift = found[0][1]
+        names = list(dict.fromkeys(METRICS[effect.metric] for effect, _ in found))
+        yield Placed(
+            rounds=[base, other],
+            repeats=repeats,
+            effects=[effect.key for effect, _ in found],
+            finding=Finding(
+                code="drift",
+                severity="warning" if drift.interval is None else "invalid",
+                message=f"{', '.join(names)}: {message}",
+                evidence={"ratio": drift.ratio, "far_log": drift.far, "source": drift.source},
+            ),
         )
-    return Placed(
-        rounds=[effect.base, effect.other],
-        repeats=repeats,
-        finding=Finding(
-            code="drift",
-            severity="warning" if drift.interval is None else "invalid",
-            message=message,
-            evidence={"ratio": drift.ratio, "far_log_ratio": drift.far, "source": drift.source},
-        ),
-    )
+
+
+def _drift_message(drift: Drift) -> str:
+    if drift.interval is None:
+        return f"drift was not checked, {UNCHECKED[drift.source]}"
+    return f"{CONTROLS[drift.source]} by up to {_percent(drift)}, over a quarter of the effect"
 
 
 def _percent(drift: Drift) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kvreport.drift import Drift, drift_of, sentinel_drift
 from kvreport.effects import Comparison, Effect, effect, prefill_effect, rate_effect
 from kvreport.evidence import evidence_of
 from kvreport.experiments import Experiment, Role
-from kvreport.placed import Placed, gathered, of_rounds
+from kvreport.placed import gathered, of_rounds
 from kvreport.rounds import COLD_STRATA, Round
 from kvreport.saturation import saturated
 from kvreport.targets import Result, Target
@@ -132,18 +132,9 @@ class _Case:
             for one in self.later
         ]
         self.drift = next((drifts[name] for name in ("ttft", "one_hit") if name in drifts), None)
-        self.findings += self._drifted(drifts)
-
-    def _drifted(self, drifts: Mapping[str, Drift | None]) -> list[Placed]:
-        """One finding for each two arms between which drift withheld a verdict."""
-        found: dict[tuple[str, ...], Placed] = {}
+        held = [(one, drift) for name, one in self.effects.items() if (drift := drifts[name])]
         numbers = [one.number for one in self.experiment.repeats]
-        for name, one in self.effects.items():
-            drift = drifts[name]
-            placed = between.drift_finding(one, drift, numbers) if drift else None
-            if placed:
-                found.setdefault(tuple(placed.rounds), placed)
-        return list(found.values())
+        self.findings += between.drift_findings(held, numbers)
 
     def _drift(self, one: Effect, nodes: Effect | None) -> Drift | None:
         """The control of an effect; a later round is held to that of the rounds that it follows."""

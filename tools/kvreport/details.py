@@ -117,7 +117,7 @@ def _effects(scenario: Scenario, words: Words) -> Table:
     chosen = [scenario.effects[name] for name in metrics if name in scenario.effects]
     steady = scenario.effects.get("steady")
     return Table(
-        caption=phrasing.caption(words.say("table_effects"), scenario, words),
+        caption=phrasing.warned_caption(words.say("table_effects"), scenario, words),
         columns=[words.say(f"col_{column}") for column in columns],
         align=["left", "left", "right", "right", "left"],
         rows=[
@@ -135,7 +135,7 @@ def _effect(effect: Effect, scenario: Scenario, words: Words) -> list[str]:
             compared=_compared(effect, scenario, words),
         ),
         words.say(f"over_{effect.over}"),
-        phrasing.change_cell(scenario, effect, words),
+        phrasing.change_cell(scenario, effect, words, captioned=True),
         figures.span(effect) or words.say("none"),
         phrasing.verdict_cell(effect, words),
     ]

@@ -70,6 +70,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict = Verdict()
 
     @property
+    def key(self) -> str:
+        """Which effect this is between its two rounds: `ttft_s:all`."""
+        return f"{self.metric}:{self.over}"
+
+    @property
     def theta(self) -> float:
         return math.log(self.ratio)
 

@@ -30,6 +30,7 @@ PHRASES: dict[str, str] = {
     "tier_mixed": "several tiers together",
     "tier_computed": "no tier served a hit",
     "tier_unknown": "tier not shown",
+    "tier_none": "nothing to compare",
     "answer": "The answer",
     "summary": "Summary of results",
     "details": "Details",
@@ -100,7 +101,8 @@ PHRASES: dict[str, str] = {
     "change_shape": "; use {ways}",
     "or": "{first}, or {last}",
     "doubts_none": "nothing was found that touches these figures",
-    "doubts_more": "and {count} more below",
+    "doubts_more": "and {count} more kinds below",
+    "doubt_times": "{message} ({count} times)",
     # --- how sure
     "sure_repeats": "{repeats} repeats, Student's t over repeats; the smallest change that they "
     "could have shown (4 times in 5) is {smallest}",
@@ -361,6 +363,7 @@ PHRASES: dict[str, str] = {
     # --- analysis
     "named": "{name}: {sentence}",
     "a_miss": "A miss costs {miss} of TTFT, a hit {hit} ({percent} of it).",
+    "a_same": "Between a miss ({miss}) and a hit ({hit}) no difference was shown.",
     "a_load": "Under load, queueing included, the TTFT of leaders and uniques goes from {miss} to "
     "{hit}.",
     "a_served": "The hits came from: {tier}.",
@@ -427,6 +430,9 @@ PHRASES: dict[str, str] = {
     "answered {saved} sooner; if repeats agree, keeping reusable prefixes there pays.",
     "d_slower": "{names}: a hit is slower than computing here; reuse from this tier does not pay "
     "at this prompt length.",
+    "d_same": "{names}: no gain was shown; find out why a hit is no faster (prompts too short, "
+    "hits that are not hits) before keeping more of them.",
+    "d_missing": "{names}: run {missing} as well, to have something to compare.",
     "d_old": "{names}: measure again with kvload and kvstats to learn how sure the figures are.",
     "d_none": "Nothing in these figures calls for a change.",
     # --- baseline

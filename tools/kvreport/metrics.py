@@ -34,7 +34,6 @@ SPREAD = ("ttft_s", "tpot_s", "e2e_s")
 PHASES = ("prefill_s", "transfer_s", "decode_s")
 FIELDS: dict[str, Unit] = {
     "request_throughput_rps": "rps",
-    "steady_throughput_rps": "rps",
     "goodput_rps": "rps",
     "total_throughput_tps": "tps",
     "output_throughput_tps": "tps",
@@ -47,8 +46,8 @@ FIELDS: dict[str, Unit] = {
     "ideal_hit_ratio": "ratio",
     "efficiency": "ratio",
 }
-# No change is told: the client's own lateness, and a rate that only no_reuse against hit has.
-UNCOMPARED = ("queue_s", "steady_throughput_rps")
+# No change is told of the client's own lateness.
+UNCOMPARED = ("queue_s",)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,6 +68,8 @@ def arrival_of(scenario: Scenario) -> str | None:
 
 def tier(scenario: Scenario, words: Words) -> str:
     """The tier that served, from evidence; what was asked for only where it is the engine's own."""
+    if not scenario.comparable:
+        return words.say("tier_none")
     evidence = scenario.evidence
     served = evidence.served
     if served is None:
@@ -114,19 +116,47 @@ def marks(scenario: Scenario, effect: Effect, words: Words) -> str:
     return ", ".join(mark for mark in found if mark)
 
 
+def invalid_marks(scenario: Scenario, effect: Effect, words: Words) -> str:
+    """Only those that withhold a verdict: for tables whose caption carries the others."""
+    codes = [
+        placed.finding.code
+        for placed in scenario.touching(effect)
+        if placed.finding.severity == "invalid"
+    ]
+    found = [words.maybe(f"mark_{code}") for code in dict.fromkeys(codes)]
+    return ", ".join(mark for mark in found if mark)
+
+
 def marked(text: str, scenario: Scenario, effect: Effect, words: Words) -> str:
     beside = marks(scenario, effect, words)
     return f"{text} {beside}" if beside else text
 
 
-def change_cell(scenario: Scenario, effect: Effect | None, words: Words) -> str:
-    """`-70.0 %`, `~`, or why there is no percentage; marks beside it."""
+def change_cell(
+    scenario: Scenario, effect: Effect | None, words: Words, *, captioned: bool = False
+) -> str:
+    """`-70.0 %`, `~`, or why there is no percentage; marks beside it.
+
+    `captioned`: the table's caption carries the warnings' marks.
+    """
     if scenario.refused:
         return words.say("no_percentage", reason=words.say(f"reason_{scenario.refused[0]}"))
     if effect is None:
         return words.say("none")
     shown = words.say("same") if effect.verdict.word == "same" else figures.change(effect.ratio)
-    return marked(shown, scenario, effect, words)
+    if not captioned:
+        return marked(shown, scenario, effect, words)
+    beside = invalid_marks(scenario, effect, words)
+    return f"{shown} {beside}" if beside else shown
+
+
+def warned_caption(text: str, scenario: Scenario, words: Words) -> str:
+    """The caption of a table about one scenario, with the marks of its warnings."""
+    main = [scenario.effects[name] for name in ("ttft", "one_hit") if name in scenario.effects]
+    withheld = {mark for one in main for mark in invalid_marks(scenario, one, words).split(", ")}
+    shown = [mark for one in main for mark in marks(scenario, one, words).split(", ") if mark]
+    warnings = [mark for mark in dict.fromkeys(shown) if mark not in withheld]
+    return caption(f"{text}: {', '.join(warnings)}" if warnings else text, scenario, words)
 
 
 def verdict(effect: Effect, words: Words) -> str:

@@ -15,15 +15,17 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     """A finding, the roles of the rounds that it is about, and the repeats in which it was made.
 
     Roles are `cold`, `hit`, `no_reuse` and `round N` for later ones; several of them mean that the
-    finding lies between those rounds.
+    finding lies between those rounds. `effects` narrows it to some effects by key; empty: all.
     """
 
     rounds: list[str]
     repeats: list[int]
     finding: Finding
+    effects: list[str] = []
 
     def touches(self, effect: Effect) -> bool:
-        return set(self.rounds) <= {effect.base, effect.other}
+        between = set(self.rounds) <= {effect.base, effect.other}
+        return between and (not self.effects or effect.key in self.effects)
 
 
 def of_rounds(experiment: Experiment) -> list[Placed]:

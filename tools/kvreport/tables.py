@@ -19,7 +19,7 @@ def metrics_table(scenario: Scenario, words: Words) -> Table:
     cold = any(one.role == "cold" for one in scenario.rounds)
     first = words.say("col_round_1" if cold else "col_bare")
     return Table(
-        caption=phrasing.caption(caption, scenario, words),
+        caption=phrasing.warned_caption(caption, scenario, words),
         columns=[words.say("col_metric"), first, words.say("col_round_2"), words.say("col_change")],
         align=["left", "right", "right", "right"],
         rows=[
@@ -52,7 +52,7 @@ def _change(row: Row, scenario: Scenario, words: Words) -> str:
         return words.say("no_percentage", reason=phrasing.reason("offered_rate", words))
     if row.effect is None:
         return words.say("none")
-    return phrasing.change_cell(scenario, row.effect, words)
+    return phrasing.change_cell(scenario, row.effect, words, captioned=True)
 
 
 def strata_table(scenario: Scenario, words: Words) -> Table:
