@@ -37,13 +37,14 @@ url() { python -c 'import json, sys; print(json.load(sys.stdin)["url"])' <"$out/
 echo "demo: starting a simulated Mooncake store and two simulated vLLM nodes" >&2
 start store --role store
 store=$(url store)
-start a --store "$store"
-start b --store "$store"
+pace=(--prefill-tps 12000 --step-ms 5)  # a miss of 2,700 tokens takes a quarter of a second
+start a --store "$store" "${pace[@]}"
+start b --store "$store" "${pace[@]}"
 a=$(url a)
 b=$(url b)
 
-shape=(--scenario long_context_high_reuse --requests 24 --contexts 8 --context-tokens 2500-3000
-    --output-tokens 16 --sentinels 8 --pause 0)
+shape=(--scenario long_context_high_reuse --requests 18 --contexts 8 --context-tokens 2500-3000
+    --output-tokens 8 --sentinels 6 --pause 0)
 
 set -x
 kvload --url "$a" "${shape[@]}" --name "one node" |

@@ -91,12 +91,17 @@ def edited(records: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def one_round(*faults: str, flags: str = "--rounds 1", engine: tuple[str, ...] = FAST) -> Case:
+def one_round(
+    *faults: str,
+    flags: str = "--rounds 1",
+    engine: tuple[str, ...] = FAST,
+    warmup: int = 0,
+) -> Case:
     """A cold round on a node with these faults from the start."""
 
     def case(folder: Path) -> set[str]:
         with kvsim(*engine, *(part for fault in faults for part in ("--fault", fault))) as sim:
-            return codes(load(sim, flags), folder)
+            return codes(load(sim, flags, warmup=warmup), folder)
 
     return case
 
@@ -210,11 +215,11 @@ def wait_for(seen: Callable[[], bool]) -> None:
 
 
 def open_loop(rate: float) -> Case:
-    """Unique prompts of about 300 ms each at a rate that the engine can or cannot serve."""
+    """Unique prompts of about 120 ms each at a rate that the engine can or cannot serve."""
 
     def case(folder: Path) -> set[str]:
-        shape = "--scenario cold_start --requests 24 --context-tokens 600 --output-tokens 2"
-        with kvsim(*SLOW, "--max-num-seqs", "1") as sim:
+        shape = "--scenario cold_start --requests 33 --context-tokens 600 --output-tokens 2"
+        with kvsim("--prefill-tps", "6000", "--max-num-seqs", "1") as sim:
             return codes(
                 load(sim, f"--rounds 1 --rate {rate} --arrival constant", shape=shape), folder
             )
@@ -283,7 +288,7 @@ PROVOKED: dict[str, Case] = {
     "incomplete": cut_short,
     "lost": with_fault_before_the_hits("evict"),
     "not_isolated": sent_twice(None, "none", "none"),
-    "overload": open_loop(12.0),
+    "overload": open_loop(30.0),
     "pd_transfer": one_round("fake_hits"),
     "plan_differs": plans((1, 2)),
     "restarted": one_round("restart=6"),
@@ -294,7 +299,7 @@ PROVOKED: dict[str, Case] = {
     "tier_not_shown": through_the_store("save_never"),
     "uncalibrated": bare_lines,
     "unequal_work": two_rounds("extra_tokens"),
-    "warmup_unstable": two_rounds("warmup_slow=40", engine=SLOW, warmup=2),
+    "warmup_unstable": one_round("warmup_slow=40", engine=SLOW, warmup=2),
 }
 SILENT: dict[str, Case] = {
     "answers_differ": two_rounds(),
@@ -308,7 +313,7 @@ SILENT: dict[str, Case] = {
     "incomplete": one_round(),
     "lost": with_fault_before_the_hits(None),
     "not_isolated": sent_twice(None, "one", "two"),
-    "overload": open_loop(1.5),
+    "overload": open_loop(4.0),
     "pd_transfer": one_round(),
     "plan_differs": plans((1, 1)),
     "restarted": one_round(),
@@ -319,7 +324,7 @@ SILENT: dict[str, Case] = {
     "tier_not_shown": through_the_store(),
     "uncalibrated": one_round(),
     "unequal_work": two_rounds(),
-    "warmup_unstable": two_rounds(engine=SLOW, warmup=2),
+    "warmup_unstable": one_round(engine=SLOW, warmup=2),
 }
 # A busy machine really does disturb these: one quiet run in three is what is asked for.
 OF_TIME = {"drift", "warmup_unstable", "overload"}

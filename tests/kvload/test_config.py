@@ -18,7 +18,8 @@ active_model: "qwen_72b"
 models:
   qwen_7b:       {name: "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4"}
   qwen_72b:      {name: "Qwen/Qwen2.5-72B-Instruct", tensor_parallel_size: 8, max_tokens: 32}
-  deepseek_671b: {name: "deepseek-ai/DeepSeek-R1", tensor_parallel_size: 8, pipeline_parallel_size: 8}
+  deepseek_671b:
+    {name: "deepseek-ai/DeepSeek-R1", tensor_parallel_size: 8, pipeline_parallel_size: 8}
 machines:         {machine_a: {ip: "10.0.0.1"}}
 endpoints_per_round: {1: "http://10.0.0.1:8080/v1", 2: "http://10.0.0.2:8080/v1"}
 deployment_modes:
@@ -26,7 +27,8 @@ deployment_modes:
   non_disaggregated: {enabled: false}
 default_scenarios: [long_context_high_reuse, code_generation]
 scenarios:
-  long_context_high_reuse: {requests: 12, context_tokens: "16000-32000", output_tokens: 16, concurrency: 5}
+  long_context_high_reuse:
+    {requests: 12, context_tokens: "16000-32000", output_tokens: 16, concurrency: 5}
 rounds: 3
 pause_between_rounds: 7
 mooncake:

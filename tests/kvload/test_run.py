@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -132,7 +133,7 @@ def test_an_open_loop_follows_its_schedule_whatever_the_answers_do(
     due = [
         r["scheduled_ns"] for r in sorted(of_kind(done.out, "request"), key=lambda r: r["index"])
     ]
-    gaps = {after - before for before, after in zip(due, due[1:], strict=False)}
+    gaps = {after - before for before, after in itertools.pairwise(due)}
     assert gaps == {20_000_000}
     assert all(r["sent_ns"] >= r["scheduled_ns"] for r in of_kind(done.out, "request"))
 
