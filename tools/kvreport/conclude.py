@@ -149,7 +149,8 @@ class _Case:
     def scenario(self, wished: Sequence[Target]) -> Scenario:
         experiment = self.experiment
         ceiling = self._ceiling()
-        cold = experiment.first("cold") or experiment.first("no_reuse")
+        cold = experiment.first("cold")
+        base = cold or experiment.first("no_reuse")
         refused = self.refused({"cold", "hit"})
         rounds = [*_shown(experiment)]
         return Scenario(
@@ -165,9 +166,9 @@ class _Case:
             made_elsewhere=any(_made_elsewhere(one.run) for one in experiment),
             nodes=experiment.nodes,
             repeats=len(experiment.repeats),
-            requests=cold.stats.total_requests or None if cold else None,
+            requests=base.stats.total_requests or None if base else None,
             cold=cold.count(COLD_STRATA) if cold else None,
-            contexts=cold.run.contexts if cold and cold.run else None,
+            contexts=base.run.contexts if base and base.run else None,
             evidence=evidence_of(experiment),
             comparable=experiment.comparable,
             missing=[] if experiment.comparable else self._missing(),
