@@ -218,8 +218,8 @@ def _measured(scenario: Scenario, words: Words) -> Iterator[tuple[str, dict[str,
     hit = scenario.one_hit
     if hit is None:
         return
-    if hit.verdict.by == ["drift_unchecked"]:
-        yield "d_drift", {"reasons": phrasing.reasons(hit.verdict.by, words)}
+    if hit.verdict.by in (["drift_open"], ["drift_unchecked"]):
+        yield f"d_{hit.verdict.by[0]}", {}
     shown = scenario.evidence.served in ("local", "store", "remote")
     if hit.verdict.word == "faster" and shown and "lost" not in scenario.codes():
         key = "d_use" if hit.verdict.scope == "repeats" else "d_use_run"

@@ -141,16 +141,22 @@ CONTROLS = {
     "no_reuse": "rounds without reuse, before and after, differ",
     "nodes": "the two nodes differ",
 }
+UNSURE = {
+    "sentinels": "sentinels, which nobody can have cached, may differ",
+    "no_reuse": "rounds without reuse, before and after, may differ",
+    "nodes": "the two nodes may differ",
+}
 
 
 def drift_findings(judged: Sequence[tuple[Effect, Drift]], repeats: list[int]) -> Iterator[Placed]:
     """For the effects whose verdicts drift withheld; one finding for all that it withheld alike.
 
-    A control that was not run makes nothing invalid: it leaves the verdict unsaid.
+    Drift that was seen makes them invalid; drift that was not checked, or that the control is too
+    uncertain to exclude, leaves the verdict unsaid.
     """
     alike: dict[tuple[str, str, str], list[tuple[Effect, Drift]]] = {}
     for effect, drift in judged:
-        if effect.verdict.by in (["drift"], ["drift_unchecked"]):
+        if effect.verdict.by == [drift.cause]:
             key = (effect.base, effect.other, _drift_message(drift))
             alike.setdefault(key, []).append((effect, drift))
     for (base, other, message), found in alike.items():
@@ -162,7 +168,7 @@ def drift_findings(judged: Sequence[tuple[Effect, Drift]], repeats: list[int]) -
             effects=[effect.key for effect, _ in found],
             finding=Finding(
                 code="drift",
-                severity="warning" if drift.interval is None else "invalid",
+                severity="invalid" if drift.shown else "warning",
                 message=f"{', '.join(names)}: {message}",
                 evidence={"ratio": drift.ratio, "far_log": drift.far, "source": drift.source},
             ),
@@ -172,7 +178,10 @@ def drift_findings(judged: Sequence[tuple[Effect, Drift]], repeats: list[int]) -
 def _drift_message(drift: Drift) -> str:
     if drift.interval is None:
         return f"drift was not checked, {UNCHECKED[drift.source]}"
-    return f"{CONTROLS[drift.source]} by up to {_percent(drift)}, over a quarter of the effect"
+    reach = f"by up to {_percent(drift)}, over a quarter of the effect"
+    if drift.shown:
+        return f"{CONTROLS[drift.source]} {reach}"
+    return f"drift is not excluded, {UNSURE[drift.source]} {reach}"
 
 
 def _percent(drift: Drift) -> str:

@@ -51,6 +51,18 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
             return (self.ratio or 1.0, self.ratio or 1.0)
         return math.exp(self.interval.low), math.exp(self.interval.high)
 
+    @property
+    def shown(self) -> bool:
+        """Whether something did move: the whole interval lies on one side."""
+        return self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+
+    @property
+    def cause(self) -> str:
+        """Why it withholds a verdict: it was not checked, was seen, or could not be excluded."""
+        if self.interval is None:
+            return "drift_unchecked"
+        return "drift" if self.shown else "drift_open"
+
     def allows(self, effect: Effect) -> bool:
         return self.far is not None and self.far < QUARTER * abs(effect.theta)
 

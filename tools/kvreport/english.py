@@ -161,6 +161,7 @@ PHRASES: dict[str, str] = {
     "reason_no_spread": "no spread",
     "reason_wide": "the interval reaches over the target",
     "reason_drift": "drift",
+    "reason_drift_open": "drift not excluded",
     "reason_drift_unchecked": "drift not checked",
     "reason_offered_rate": "offered rate",
     "reason_not_measured": "not measured",
@@ -412,6 +413,10 @@ PHRASES: dict[str, str] = {
     "d_invalid": "{names}: repeat the measurement once the cause is removed ({reasons}).",
     "d_drift": "{names}: something changed besides the cache ({reasons}); measure on a quiet "
     "system, with sentinels or rounds without reuse.",
+    "d_drift_open": "{names}: the control varies too much to exclude drift; more sentinels "
+    "(--sentinels), repeats, or a quieter system would settle it.",
+    "d_drift_unchecked": "{names}: let the measurement check for drift: sentinels in serial runs "
+    "(--sentinels), rounds without reuse before and after under load (--repeats 3).",
     "d_repeats": "{names}: one run speaks for itself alone; three repeats (--repeats 3) tell "
     "whether it holds.",
     "d_two_repeats": "{names}: one repeat more gives an interval (--repeats 3).",

@@ -20,7 +20,7 @@ Status = Literal[
     "met", "met_in_1_run", "not_met", "not_shown", "not_reachable", "invalid", "not_applicable"
 ]
 PASSED: tuple[Status, ...] = ("met", "met_in_1_run")
-WITHHELD = ("drift", "drift_unchecked")
+WITHHELD = ("drift", "drift_open", "drift_unchecked")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,6 @@ def judge(effect: Effect, findings: Sequence[Placed], drift: Drift | None) -> Ve
     if effect.interval.low <= 0 <= effect.interval.high:
         return Verdict(word="same", scope=scope)
     if drift is not None and not drift.allows(effect):
-        cause = "drift_unchecked" if drift.interval is None else "drift"
-        return Verdict(word="withheld", scope=scope, by=[cause])
+        return Verdict(word="withheld", scope=scope, by=[drift.cause])
     better = effect.theta > 0 if effect.metric.endswith(("_rps", "_tps")) else effect.theta < 0
     return Verdict(word="faster" if better else "slower", scope=scope)
