@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tests.family import environment
+
+# A busy machine is no failing test: examples take as long as they take.
+hypothesis.settings.register_profile("family", deadline=None)
+hypothesis.settings.load_profile("family")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,7 +243,7 @@ def test_health_is_waited_for_and_its_end_is_told() -> None:
         (["--http", "http://a/flush"], 'write "METHOD URL"'),
         (["--vllm", "http://127.0.0.1:9"], "connection refused; is the server running?"),
         (["--mooncake", "http://127.0.0.1:9"], "try: curl http://127.0.0.1:9/metrics"),
-        (["--header", "nocolon", "--wait", "1"], "write NAME:VALUE"),
+        (["--header", "nocolon", "--wait", "1"], "write 'Name: value'"),
         (["--config", "no-such.yaml"], "no-such.yaml: no such file or directory"),
     ],
 )

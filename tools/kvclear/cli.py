@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NoReturn
 
 from kvclear.account import Account
@@ -16,10 +14,11 @@ from kvclear.order import Order, engines_of, hook_of
 from kvclear.procedure import clear
 from kvclear.site import Site
 from kvclear.verdict import conclude
+from kvengine.access import api_key, headers
 from kvengine.engines import ENGINES
 from kvengine.urls import base_url, redact
 from kvpipe.jsonl import write_record
-from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool, version
+from kvpipe.process import UsageError, complain, new_parser, run_tool, version
 from kvpipe.records import Cleared
 
 DESCRIPTION = """\
@@ -100,8 +99,8 @@ def read_order(args: argparse.Namespace) -> Order:
         base,
         engines=engines_of(args.engine, args.vllm, args.mooncake) or base.engines,
         model=args.model or base.model,
-        api_key=_api_key(args.api_key_file),
-        headers=tuple(map(_header, args.header)),
+        api_key=api_key(args.api_key_file),
+        headers=tuple(headers(args.header).items()),
         metadata_clear=args.metadata_clear or base.metadata_clear,
         hooks=tuple(map(hook_of, args.http)),
         commands=tuple(args.command),
@@ -154,19 +153,3 @@ def _seconds(text: str) -> float:
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
     return value
-
-
-def _api_key(path: str | None) -> str | None:
-    if path is None:
-        return os.environ.get("OPENAI_API_KEY") or None
-    key = Path(path).read_text(encoding="utf-8").strip()
-    if not key:
-        raise ToolError(f"{path}: empty, a key is expected")
-    return key
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise UsageError(f"--header '{text}': write NAME:VALUE")
-    return name.strip(), value.strip()

@@ -294,9 +294,11 @@ class Conductor:
             self.stopping.on_stop = driver.stop
             if self.stopping.reason is not None:
                 driver.stop(self.stopping.reason)
+            fresh = asyncio.create_task(turn.client.keep_fresh())
             try:
                 outcome = await driver.run(turn.prepared)
             finally:
+                fresh.cancel()
                 self.stopping.on_stop = None
         return writer.tally, outcome
 

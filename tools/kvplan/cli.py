@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from kvengine.access import api_key, extra_body, headers
 from kvpipe.jsonl import encode
-from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool
+from kvpipe.process import UsageError, complain, new_parser, run_tool
 from kvpipe.records import Plan, Planned
 from kvplan.scenarios import SCENARIOS, Lengths, scenario_named
 
@@ -116,7 +114,7 @@ def _request_arguments(group: argparse._ArgumentGroup) -> None:
         default="chat",
         help="completions are token ids where no server counts text [chat]",
     )
-    add("--extra-body", type=_body, default={}, metavar="JSON", help="more fields for each body")
+    add("--extra-body", metavar="JSON", help="more fields for each body")
     add(
         "--token-ids",
         type=_lengths("--token-ids", 0),
@@ -169,35 +167,6 @@ def _lengths(flag: str, least: int) -> Callable[[str], Lengths]:
     return read
 
 
-def _body(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--extra-body: no JSON: {str(error).lower()}") from error
-    if not isinstance(value, dict):
-        raise UsageError("--extra-body: a JSON object is expected, such as '{\"top_k\": 1}'")
-    return value
-
-
-def _api_key(path: str | None) -> str | None:
-    if path is None:
-        return os.environ.get("OPENAI_API_KEY") or None
-    key = Path(path).read_text(encoding="utf-8").strip()
-    if not key:
-        raise ToolError(f"{path}: empty; the API key is expected in it")
-    return key
-
-
-def _headers(lines: Sequence[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise UsageError(f"--header '{line}': NAME: VALUE is expected")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
 def run(argv: Sequence[str] | None) -> int:
     """Write the plans. Raises ToolError, UsageError."""
     args = parser().parse_args(argv)
@@ -220,7 +189,7 @@ def run(argv: Sequence[str] | None) -> int:
         output_tokens=args.output_tokens,
         block_tokens=args.block_tokens,
         ids=args.token_ids,
-        body=args.extra_body,
+        body=extra_body(args.extra_body),
         repeats=(args.repeat,) if args.repeat else tuple(range(1, (args.repeats or 1) + 1)),
     )
     asyncio.run(_write(wish, settings, _endpoint(args), quiet=args.quiet))
@@ -238,8 +207,8 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     return Endpoint(
         url=args.url,
         model=args.model,
-        api_key=_api_key(args.api_key_file),
-        headers=_headers(args.header),
+        api_key=api_key(args.api_key_file),
+        headers=headers(args.header),
     )
 
 

@@ -1,0 +1,45 @@
+"""What every tool that speaks to a server takes from its command line: key, headers, body."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kvpipe.process import ToolError, UsageError
+
+
+def api_key(path: str | None) -> str | None:
+    """The key in a file, else OPENAI_API_KEY, else none; ToolError for an empty file."""
+    if path is None:
+        return os.environ.get("OPENAI_API_KEY") or None
+    key = Path(path).read_text(encoding="utf-8").strip()
+    if not key:
+        raise ToolError(f"{path}: empty; the API key is expected in it")
+    return key
+
+
+def headers(lines: Sequence[str]) -> dict[str, str]:
+    """`Name: value` lines of --header; a later one of the same name wins. UsageError else."""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise UsageError(f"--header '{line}': write 'Name: value'")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def extra_body(text: str | None) -> dict[str, Any]:
+    """The JSON object of --extra-body; empty without one. UsageError for anything else."""
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--extra-body: not JSON: {str(error).lower()}") from error
+    if not isinstance(value, dict):
+        raise UsageError("--extra-body: a JSON object is expected, such as '{\"top_k\": 1}'")
+    return value
