@@ -116,3 +116,10 @@ def test_the_second_line_is_named(tmp_path: Path) -> None:
     text = lines(experiment(1)).splitlines()[0] + '\n{"scenario": 1}\n'
     with pytest.raises(ToolError, match=r"r\.jsonl:2: stats: 'scenario'"):
         read_rounds([written(tmp_path, "r.jsonl", text)])
+
+
+def test_columns_of_samples_must_be_of_one_length(tmp_path: Path) -> None:
+    value = json.loads(lines(experiment(1)).splitlines()[0])
+    value["samples"]["ttft_s"].pop()
+    with pytest.raises(ToolError, match=r"'samples\.ttft_s' has 32 rows.*has 33"):
+        read_rounds([written(tmp_path, "r.jsonl", json.dumps(value))])

@@ -97,4 +97,20 @@ def _round_stats(piece: bytes, place: str) -> RoundStats:
             f"{place}: a `{value['record']}` record, but kvreport reads round stats; "
             "pipe it through kvstats first"
         )
+    _check_columns(record, place)
     return record
+
+
+def _check_columns(record: RoundStats, place: str) -> None:
+    """Samples are columns of one table: a short one would pair requests with strangers."""
+    samples = record.samples
+    if samples is None:
+        return
+    rows = len(samples.index)
+    for name in samples.__struct_fields__:
+        column = getattr(samples, name)
+        if isinstance(column, list) and len(column) != rows:
+            raise ToolError(
+                f"{place}: round_stats: 'samples.{name}' has {len(column)} rows, but "
+                f"'samples.index' has {rows}"
+            )
