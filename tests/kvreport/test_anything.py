@@ -23,12 +23,12 @@ from kvreport.targets import parse
 
 
 def tamed(value: Any) -> Any:
-    """Figures below a thousand years: larger ones overflow in any unit."""
+    """Figures from a nanosecond to three centuries: others overflow in some unit."""
     if isinstance(value, dict):
         return {name: tamed(one) for name, one in value.items()}
     if isinstance(value, list):
         return [tamed(one) for one in value]
-    return math.fmod(value, 1e10) if isinstance(value, float) else value
+    return round(math.fmod(value, 1e10), 9) if isinstance(value, float) else value
 
 
 @st.composite
