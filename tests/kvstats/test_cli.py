@@ -22,28 +22,33 @@ Shell = Callable[..., Any]
 @pytest.fixture
 def kvstats() -> Iterator[subprocess.Popen[bytes]]:
     """kvstats at the end of a pipe, killed if the test leaves it."""
-    with subprocess.Popen(
+    with started() as process:
+        yield process
+        process.kill()
+
+
+def started() -> subprocess.Popen[bytes]:
+    """kvstats with pipes at both ends."""
+    return subprocess.Popen(
         [sys.executable, "-m", "kvstats"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),
-    ) as process:
-        yield process
-        process.kill()
+    )
 
 
-def listening(process: subprocess.Popen[bytes]) -> None:
+def listening(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
     """Feed half a stream, then wait until the process minds signals (or has died)."""
     assert process.stdin is not None
     process.stdin.write(cold().lines()[:2000])
     process.stdin.flush()
     status = Path(f"/proc/{process.pid}/status")
-    wanted = 1 << (signal.SIGINT - 1)
+    wanted = [1 << (one - 1) for one in signals or (signal.SIGINT, signal.SIGTERM)]
     while process.poll() is None:
         caught = next(x for x in status.read_text().splitlines() if x.startswith("SigCgt"))
         mask = int(caught.split()[1], 16)
-        if mask & wanted and mask & 1 << (signal.SIGTERM - 1):
+        if all(mask & one for one in wanted):
             return
 
 
@@ -68,6 +73,23 @@ def test_the_second_signal_kills(kvstats: subprocess.Popen[bytes]) -> None:
     assert kvstats.returncode in (-signal.SIGTERM, -signal.SIGINT)
     assert kvstats.stdout is not None
     assert kvstats.stdout.read() == b""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """A job in the background of a script ignores SIGINT; it must not begin to die of it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = started()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        listening(process, signal.SIGTERM)
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(cold().lines()[2000:])
+    assert json.loads(out)["complete"] is True
+    assert process.returncode == 0
 
 
 def test_avg_ttft_is_in_seconds(sh: Shell) -> None:

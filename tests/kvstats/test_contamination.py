@@ -263,6 +263,27 @@ def test_an_overestimated_plan_is_no_contamination() -> None:
     assert contaminated(made.change(lambda one: True, new_tokens=round(1.25 * PROMPT))) is None
 
 
+def test_overestimated_questions_are_no_contamination() -> None:
+    """Followers' own tokens are short, so nothing but the leaders shows that all are too long."""
+    made = cold(groups=2, followers=20).head(calibrated="none")
+    longer = made.map(lambda one: structs.replace(one, new_tokens=5 * (one.new_tokens or 0) // 4))
+    assert contaminated(longer) is None
+    assert contaminated(longer.change(leader, cached_tokens=cached(CONTEXT))) is not None
+
+
+def test_tokens_that_merge_where_texts_meet_are_no_contamination() -> None:
+    made = cold(groups=0, uniques=20, sentinels=0)
+    assert contaminated(made.change(lambda one: True, new_tokens=PROMPT + 3)) is None
+
+
+def test_the_floor_is_given_to_every_request_of_no_reuse() -> None:
+    head = {"floor_tokens": 2 * BLOCK, "cached_tokens": 2 * BLOCK}
+    assert no_reuse().change(lambda one: True, **head).stats().cold_proof == "proven"
+    more = no_reuse().change(lambda one: True, **head)
+    more = more.change(lambda one: one.stratum != "sentinel", cached_tokens=3 * BLOCK)
+    assert more.stats().cold_proof == "contaminated"
+
+
 def test_a_warm_group_among_estimates_is_seen() -> None:
     made = cold(groups=4).head(calibrated="none")
     assert contaminated(made.change(leader, cached_tokens=cached(CONTEXT))) is not None

@@ -82,6 +82,16 @@ def test_lost_stays_silent_at_95_per_cent() -> None:
     assert found(few, "lost") is None
 
 
+def test_lost_stays_silent_at_exactly_95_per_cent() -> None:
+    made = cold(groups=0, uniques=20, sentinels=0).head(arm="hit", round_num=2)
+    given = {"cached_tokens": cached(PROMPT), "ideal_prior_tokens": cached(PROMPT)}
+    made = made.change(lambda one: True, **given)
+    at = made.change(lambda one: one.index == 3, cached_tokens=0)
+    assert at.stats().efficiency == 0.95
+    assert found(at, "lost") is None
+    assert found(at.change(lambda one: one.index == 4, cached_tokens=1632), "lost") is not None
+
+
 def test_lost_when_one_group_gets_less_than_half() -> None:
     made = cold(groups=20, followers=1, uniques=0)
 
@@ -99,7 +109,7 @@ def test_lost_when_one_group_gets_less_than_half() -> None:
     assert lost is not None
     assert lost.evidence["efficiency"] == pytest.approx(0.95)
     assert lost.evidence["groups"] == {"g3": 0.0}
-    half = made.change(lambda one: one.group == "g3", cached_tokens=832)
+    half = made.change(lambda one: one.group == "g3", cached_tokens=824)
     assert found(half, "lost") is None
 
 
@@ -217,6 +227,48 @@ def test_failures_and_retries_explain_traffic(counted: int) -> None:
     assert found(watched(retried, requests=14), "foreign_traffic") is None
 
 
+def test_what_a_failed_request_may_have_cost() -> None:
+    """Up to the longest prompt and output of ours for each."""
+    made = cold().map(lambda one: failed(one) if one.index == 1 else one)
+    prompt = node(made).counters["prompt_tokens"] or 0
+    assert found(watched(made, prompt_tokens=prompt + PROMPT), "foreign_traffic") is None
+    assert found(watched(made, prompt_tokens=prompt + PROMPT + 1), "foreign_traffic") is not None
+
+
+def test_a_preempted_prompt_may_be_counted_again() -> None:
+    made = cold()
+    twice = (node(made).counters["prompt_tokens"] or 0) + PROMPT
+    assert found(watched(made, prompt_tokens=twice), "foreign_traffic") is not None
+    assert found(watched(made, prompt_tokens=twice, preemptions=1), "foreign_traffic") is None
+
+
+def test_a_counter_that_one_of_two_servers_lacks_says_nothing() -> None:
+    made = cold()
+    half = [
+        structs.replace(node(made, requests=n), url=url, endpoint_url=None)
+        for url, n in (("http://a", 99), ("http://b", None))
+    ]
+    mute = [structs.replace(one, counters={"requests": one.counters["requests"]}) for one in half]
+    assert found(made.seen_by(*mute), "foreign_traffic") is None
+
+
+def test_windows_of_shards_differ() -> None:
+    """Each shard reads the counters when it ends: the last one sees all, none sees too few."""
+    parts = shards(cold(), 2)
+    whole = cold()
+    seen = [
+        part.seen_by(structs.replace(node(whole, requests=n), run_id=part.run.run_id))
+        for part, n in zip(parts, (7, 12), strict=True)
+    ]
+    (stats,) = summarise_lines(b"".join(p.lines() for p in seen).splitlines(True))
+    assert stats.findings == []
+    seen[1] = parts[1].seen_by(
+        structs.replace(node(whole, requests=14), run_id=parts[1].run.run_id)
+    )
+    (stats,) = summarise_lines(b"".join(p.lines() for p in seen).splitlines(True))
+    assert [f.code for f in stats.findings] == ["foreign_traffic"]
+
+
 def test_pd_roles_are_held_to_requests_only() -> None:
     made = cold()
     roles = [
@@ -257,8 +309,9 @@ def test_replicas_behind_a_router_are_summed() -> None:
 
 def test_a_url_with_v1_is_the_same_endpoint() -> None:
     made = cold()
-    same = structs.replace(node(made, requests=99), endpoint_url=f"{ENDPOINT}/v1/")
-    assert found(made.seen_by(same), "foreign_traffic") is not None
+    same = structs.replace(node(made), endpoint_url=f"{ENDPOINT}/v1/")
+    assert made.seen_by(same).stats().findings == []
+    assert made.seen_by(same).stats().tier_served == "local"
 
 
 def test_an_unreadable_server_says_nothing() -> None:
@@ -309,6 +362,8 @@ def test_the_tier_is_named_from_the_leaders(tier: str) -> None:
     half = by_source(hit(tier=tier), tokens // 2, tokens // 2)
     assert half.stats().tier_served == "mixed"
     assert found(half, "tier_not_shown") is not None
+    tenth = by_source(hit(tier=tier), tokens // 10, tokens - tokens // 10)
+    assert tenth.stats().tier_served == "mixed"
 
 
 @pytest.mark.parametrize("tier", ["store", "remote"])
@@ -397,6 +452,14 @@ def test_longer_prompts_are_no_overload() -> None:
     assert found(longer, "overload") is None
 
 
+def test_a_token_more_does_not_excuse_growth() -> None:
+    """Later prompts are a token or two longer (their number has more digits): no reason."""
+    growing = open_loop(60, lambda i: MISS_MS + 40 * i).map(
+        lambda one: structs.replace(one, prompt_tokens=PROMPT + one.index // 10)
+    )
+    assert found(growing, "overload") is not None
+
+
 def test_waiting_in_the_client_is_overload_too() -> None:
     """With --max-concurrency the queue stands here and not in the server."""
     capped = open_loop(60, lambda i: MISS_MS).map(
@@ -438,6 +501,16 @@ def test_a_client_that_lags_by_5_per_cent(lag: str) -> None:
     assert found(at, "client_limited") is None
     slow = cold(followers=0).foot(client=ClientHealth(**{lag: 0.9 * 0.05 * MISS_MS / 1e3}))
     assert found(slow, "client_limited") is None
+
+
+def test_the_worst_shard_counts() -> None:
+    late, early = ClientHealth(lateness_p99_s=0.2), ClientHealth(lateness_p99_s=0.0)
+    for order in ((late, early), (early, late)):
+        parts = [
+            part.foot(client=health) for part, health in zip(shards(cold(), 2), order, strict=True)
+        ]
+        (stats,) = summarise_lines(b"".join(p.lines() for p in parts).splitlines(True))
+        assert [f.code for f in stats.findings] == ["client_limited"]
 
 
 def test_shards_that_ran_apart() -> None:
@@ -570,6 +643,7 @@ def test_what_is_missing_from_a_round() -> None:
         (Made(whole.run, whole.requests), "has no end"),
         (whole.foot(complete=False, reason="SIGINT"), "SIGINT"),
         (Made(whole.run, whole.requests[1:], end=whole.end), "12 came"),
+        (whole.foot(ok=12), "13 came"),
         (whole.map(failed), "nothing succeeded"),
     ):
         stats = spoilt.stats()

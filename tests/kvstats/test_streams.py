@@ -79,6 +79,20 @@ def test_merged_shards_are_the_whole_round() -> None:
     assert merged.complete
 
 
+def test_shards_with_salts_of_their_own_are_one_round() -> None:
+    parts = [part.head(salt=part.run.shard) for part in shards(cold(), 2)]
+    (stats,) = summarise_lines(b"".join(part.lines() for part in parts).splitlines(True))
+    assert stats.complete
+
+
+def test_a_round_takes_as_long_as_its_longest_shard() -> None:
+    parts = shards(cold(), 5)
+    spans = [part.stats().total_time_s for part in parts]
+    (merged,) = summarise_lines(b"".join(part.lines() for part in parts).splitlines(True))
+    assert merged.total_time_s == max(one for one in spans if one is not None)
+    assert len(set(spans)) > 1
+
+
 def test_rounds_arms_repeats_and_salts_are_rounds_of_their_own() -> None:
     made = [no_reuse(), cold(), hit(), cold().named("a").head(salt="other")]
     made += [cold().named("b").head(repeat=2), no_reuse().named("c").head(position="after")]

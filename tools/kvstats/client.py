@@ -46,7 +46,8 @@ def merged_health(parts: Sequence[ClientHealth]) -> ClientHealth | None:
 def client_limited(health: ClientHealth | None, ttft_p50_s: float | None) -> Finding | None:
     """The client was late or its loop lagged; warning.
 
-    By more than 5 ms and 5 % of the median TTFT, at the 99th percentile. Also for shards of a round that did not run together.
+    By more than 5 ms and 5 % of the median TTFT, at the 99th percentile. Also for
+    shards of a round that did not run together.
     """
     if health is None:
         return None

@@ -124,7 +124,7 @@ def _conservation(
     shown: bool,
 ) -> Conservation:
     whole = ledger.whole
-    tree = round(_scaled(whole.tree, ledger, terms))
+    tree = round(_tree(whole, ledger, terms))
     done = float(whole.computed) if source == "requests" else computed
     shortfall: float | None = None
     if shown and done is not None:
@@ -148,7 +148,7 @@ def _group_shortfalls(ledger: Ledger, terms: Terms) -> dict[str, float]:
     shared = max((entry.first_shared for entry in ledger.groups.values()), default=0)
     found: dict[str, float] = {}
     for name, entry in ledger.groups.items():
-        tree = _scaled(entry.tree, ledger, terms)
+        tree = _tree(entry, ledger, terms)
         excused = _excused(entry, ledger, terms, "requests") + shared
         short = _beyond(tree - excused - entry.computed, terms.tolerance(tree))
         if short:
@@ -161,13 +161,14 @@ def _excused(entry: Entry, ledger: Ledger, terms: Terms, source: Source | None) 
     floor = UNKNOWN_FLOOR_TOKENS if ledger.floor is None else ledger.floor
     floors = entry.sent if terms.arm == "no_reuse" else 1  # a salt each: each may be given it
     silent = entry.silent if source == "requests" else 0  # counters count them
-    rounding = entry.prior_requests * (terms.block or 1)
-    return floors * floor + entry.failed + silent + entry.prior + rounding
+    return floors * floor + entry.failed + silent + entry.prior
 
 
-def _scaled(tree: int, ledger: Ledger, terms: Terms) -> float:
-    """An estimated tree is never taken for larger than the prompts turned out to be."""
-    return tree if terms.exact or terms.arm == "no_reuse" else tree * min(1.0, ledger.scale)
+def _tree(entry: Entry, ledger: Ledger, terms: Terms) -> float:
+    """The tree; one of estimated lengths is never taken for larger than prompts turned out."""
+    if terms.exact or terms.arm == "no_reuse":
+        return entry.tree
+    return min(entry.tree, entry.planned * min(1.0, ledger.scale))
 
 
 def _beyond(shortfall: float, tolerance: float) -> float:

@@ -20,14 +20,14 @@ class Entry:
     sent: int = 0
     reported: int = 0  # of them with both prompt and cached tokens
     unplanned: int = 0  # of them without new_tokens: the tree is not known
-    tree: int = 0  # sum of new_tokens: the prompts' prefix tree
+    planned: int = 0  # sum of new_tokens: the prompts' prefix tree, as the plan has it
+    tree: int = 0  # the same, none longer than its prompt turned out to be
     computed: int = 0  # sum of prompt - cached
     failed: int = 0  # what failed, cancelled and retried ones may have computed unreported
     unbounded: int = 0  # of those, requests of which that is not known
     silent: int = 0  # what successes without reported tokens may have computed
     silent_requests: int = 0
     prior: int = 0  # what earlier rounds of the namespace may have given
-    prior_requests: int = 0  # whose prior tokens were floored to a block
     racing: int = 0  # what may have been computed twice: the donor had not finished
     first_index: int | None = None  # the group's first in plan order, and what it shares with
     first_shared: int = 0  # other groups by plan
@@ -42,8 +42,9 @@ class Entry:
             return
         racing = 0 if arm == "no_reuse" else _racing(request)
         self.racing += racing or 0
+        self.planned += new
         if request.prompt_tokens is not None:
-            new = min(new, request.prompt_tokens)  # estimates and template junctions may exceed it
+            new = min(new, request.prompt_tokens)  # tokens merge where blocks of text meet
         self.tree += new
         silent = request.prompt_tokens is None or request.cached_tokens is None
         if request.prompt_tokens is not None and request.cached_tokens is not None:
@@ -66,7 +67,6 @@ class Entry:
         if prior:
             rest = 0 if request.prompt_tokens is None else request.prompt_tokens - new
             self.prior += min(max(0, prior - rest), new)
-            self.prior_requests += 1
 
     def _see_first(self, request: Request, new: int) -> None:
         if self.first_index is None or request.index < self.first_index:

@@ -12,6 +12,7 @@ from kvstats.findings import finding
 from kvstats.rows import Table
 
 GROWTH = 1.5  # METHOD 3.7: last third over 1.5 times the first
+CURVATURE = 2.0  # attention is quadratic: the last token costs up to twice the mean one
 MIN_REQUESTS = 30  # ten a third: below, a median of a third is noise
 
 
@@ -88,7 +89,9 @@ def _adjusted(ttft: NDArray[np.float64], uncached: NDArray[np.float64]) -> NDArr
     spread = float(centred @ centred)
     if spread == 0:
         return ttft
-    # More tokens never take less time: a negative slope is noise, and would hide growth.
-    slope = max(0.0, float(centred @ ttft) / spread)
+    # More tokens never take less time, nor a token more of it than a whole prompt's TTFT allows:
+    # a steeper slope is the growth itself, seen through lengths that differ by a token or two.
+    steepest = CURVATURE * float(np.min(ttft / np.maximum(uncached, 1.0)))
+    slope = min(max(0.0, float(centred @ ttft) / spread), max(0.0, steepest))
     adjusted: NDArray[np.float64] = ttft - slope * centred
     return adjusted

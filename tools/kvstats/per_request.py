@@ -9,48 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from typing import IO, Annotated, BinaryIO, Literal
-
-from msgspec import Meta
+from typing import IO, BinaryIO
 
 from kvpipe.jsonl import encode
-from kvpipe.records import SCHEMA_VERSION, Arm, Record, Request, Run, Status, Stratum
+from kvpipe.records import Request, RequestStats, Run
 from kvstats.metrics import OPEN_LOOP, hit_ratio
 from kvstats.slo import meets
 
 IN_MEMORY = 8 << 20  # bytes
-
-
-class RequestStats(Record, frozen=True, kw_only=True, tag_field="record", tag="request_stats"):
-    """The metrics of one request; definitions in metrics.py."""
-
-    schema: Annotated[Literal[1], Meta(description="Version of this record's schema.")] = (
-        SCHEMA_VERSION
-    )
-    run_id: Annotated[str, Meta(description="Round's stream that it belongs to.")]
-    name: Annotated[str, Meta(description="Label of the run.")]
-    repeat: Annotated[int, Meta(description="Which repeat, from 1.")]
-    round_num: Annotated[int, Meta(description="Round from 1; 0 for no_reuse.")]
-    arm: Annotated[Arm, Meta(description="Arm of the experiment.")]
-    index: Annotated[int, Meta(description="Place in the plan.")]
-    request_id: Annotated[str, Meta(description="As sent.")]
-    group: Annotated[str | None, Meta(description="Shared context or conversation.")]
-    stratum: Annotated[Stratum, Meta(description="Role in the round.")]
-    turn: Annotated[int | None, Meta(description="Turn of a conversation.")]
-    status: Annotated[Status, Meta(description="How it ended.")]
-    ttft_s: Annotated[float | None, Meta(description="TTFT; null if no token came.")]
-    ttft_due_s: Annotated[float | None, Meta(description="TTFT from when it was due.")]
-    tpot_s: Annotated[float | None, Meta(description="TPOT; null below two tokens.")]
-    e2e_s: Annotated[float | None, Meta(description="To the last token.")]
-    queue_s: Annotated[float | None, Meta(description="The client's lateness.")]
-    second_token_s: Annotated[float | None, Meta(description="First gap.")]
-    prompt_tokens: Annotated[int | None, Meta(description="As the server counted.")]
-    output_tokens: Annotated[int | None, Meta(description="Completion tokens.")]
-    cached_tokens: Annotated[int | None, Meta(description="As reported; null: not reported.")]
-    hit_ratio: Annotated[float | None, Meta(description="Cached by prompt tokens.")]
-    meets_slo: Annotated[
-        bool | None, Meta(description="Whether it met every --slo; null without, or not ok.")
-    ]
 
 
 def request_stats(

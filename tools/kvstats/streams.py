@@ -44,7 +44,7 @@ class Rounds:
             case End():
                 self._round_of(record).add_end(record)
             case _:
-                kind = type(record).__name__.lower()
+                kind = record.__struct_config__.tag
                 raise ToolError(
                     f"{kind}: no record of a kvload stream (run request* server_metrics* end)"
                 )
