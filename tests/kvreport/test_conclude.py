@@ -197,6 +197,21 @@ def test_targets_by_repeats() -> None:
     assert status(only(experiment(2))) == ("not_shown", "two_repeats")
 
 
+def test_two_repeats_do_not_even_show_that_a_target_is_out_of_reach() -> None:
+    assert status(only(experiment(2, shape=DOCUMENTS), "ttft_reduction=0.9"))[0] == "not_shown"
+
+
+def test_an_aa_check_has_no_targets() -> None:
+    found = only([make("cold"), make("cold", number=2, seed=2)])
+    assert status(found) == ("not_applicable", "aa")
+
+
+def test_without_a_cold_round_there_is_no_mixture_to_tell() -> None:
+    found = only(experiment(1, arms=("no_reuse", "hit")))
+    assert (found.mixture, found.effects["ttft"].base) == (None, "no_reuse")
+    assert status(found)[0] == "met_in_1_run"
+
+
 def test_a_target_is_met_by_the_worse_and_missed_by_the_better_end() -> None:
     rounds = experiment(3)
     interval = only(rounds).effects["ttft"].interval

@@ -83,7 +83,8 @@ def _worth(scenario: Scenario, words: Words) -> Iterator[str]:
         form = "a_same"
     yield words.say(form, miss=miss, hit=found, percent=figures.percent(hit.ratio))
     ttft = scenario.effects.get("ttft")
-    shown = ttft and "withheld" not in ttft.verdict.word and hit.verdict.word != "same"
+    shown = ttft and ttft.verdict.word != "withheld" and hit.verdict.word != "same"
+    shown = shown and hit.ratio < 1
     if scenario.mixture and ttft and shown:
         cold, requests = scenario.mixture
         yield words.say(
@@ -104,7 +105,8 @@ def _cache(scenario: Scenario, words: Words) -> Iterator[str]:
         yield words.say("a_efficiency", percent=figures.percent(efficiency.other))
     if ratio and ratio.base is not None and ratio.other is not None:
         cold, hit = figures.percent(ratio.base), figures.percent(ratio.other)
-        yield words.say("a_hit_rate", cold=cold, hit=hit)
+        bare = scenario.cold is None
+        yield words.say("a_hit_rate_bare" if bare else "a_hit_rate", cold=cold, hit=hit)
 
 
 def _nodes(scenario: Scenario, words: Words) -> Iterator[str]:
@@ -155,6 +157,12 @@ def conclusions(conclusion: Conclusion, words: Words) -> Iterator[str]:
             by_status.setdefault((result.status, wish), []).append(phrasing.name(one))
         for (status, wish), names in by_status.items():
             said = words.maybe(f"{prefix}{status}", names=words.names(names), wish=wish)
+            if said:
+                yield said
+    for one in conclusion.scenarios:
+        if one.same_arm and one.one_hit:
+            word = one.one_hit.verdict.word
+            said = words.maybe(f"c_aa_{word}", names=phrasing.name(one))
             if said:
                 yield said
 
@@ -213,11 +221,11 @@ def _measured(scenario: Scenario, words: Words) -> Iterator[tuple[str, dict[str,
     if ways:
         yield "d_shape", {"ways": ways}
     throughput = scenario.result("throughput_increase")
-    if throughput and throughput.status == "not_reachable":
-        yield "d_output", {}
     hit = scenario.one_hit
     if hit is None:
         return
+    if throughput and throughput.status == "not_reachable" and hit.verdict.word == "faster":
+        yield "d_output", {}
     if hit.verdict.by in (["drift_open"], ["drift_unchecked"]):
         yield f"d_{hit.verdict.by[0]}", {}
     shown = scenario.evidence.served in ("local", "store", "remote")

@@ -36,7 +36,7 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
 def facts(scenario: Scenario, words: Words) -> list[tuple[str, str]]:
     rows = [
         (words.say("compared"), compared(scenario, words)),
-        (words.say("one_hit"), worth(scenario, words)),
+        (words.say("difference" if scenario.same_arm else "one_hit"), worth(scenario, words)),
     ]
     result = scenario.result("ttft_reduction")
     if result and scenario.comparable and not scenario.same_arm:
@@ -91,7 +91,7 @@ def worth(scenario: Scenario, words: Words) -> str:
         return words.say("value_refused", reason=phrasing.reasons(scenario.refused, words))
     if effect is None:
         return words.say("value_old" if scenario.old else "value_not_measured")
-    basis = words.say(f"value_{scenario.value}")
+    basis = _basis(scenario, effect, words)
     base, other = figures.ms(effect.base_mean), figures.ms(effect.other_mean)
     if effect.verdict.word == "same":
         span = figures.span(effect)
@@ -107,6 +107,15 @@ def worth(scenario: Scenario, words: Words) -> str:
         verdict=phrasing.verdict(effect, words),
         basis=basis,
     )
+
+
+def _basis(scenario: Scenario, effect: Effect, words: Words) -> str:
+    """Which requests of which rounds the worth of a hit is made from."""
+    if scenario.same_arm:
+        return words.say("value_aa")
+    if scenario.value == "one_hit" and effect.base == "no_reuse":
+        return words.say("value_one_hit_no_reuse")
+    return words.say(f"value_{scenario.value}")
 
 
 def target(scenario: Scenario, result: Result, words: Words) -> str:
@@ -134,8 +143,9 @@ def reduced(scenario: Scenario, effect: Effect, words: Words) -> str:
         return words.say("round_2_same", interval=span)
     lower = effect.ratio <= 1
     percent = figures.percent(abs(1 - effect.ratio))
+    reduced_by = "round_2_reduced_bare" if effect.base == "no_reuse" else "round_2_reduced"
     return words.say(
-        "round_2_reduced" if lower else "round_2_raised",
+        reduced_by if lower else "round_2_raised",
         percent=phrasing.marked(percent, scenario, effect, words),
         interval=phrasing.interval(effect, words, "reduction" if lower else "change"),
     )

@@ -249,14 +249,21 @@ class _Case:
         if wish.effect == "throughput" and self.experiment.kind == "unit cost":
             best = self._throughput_ceiling()
         rate = wish.effect == "throughput"
+        same_arm = self.experiment.same_arm
         return targets.judge(
             wish,
-            self.effects,
-            missing="offered_rate" if rate and self.experiment.open_loop else None,
+            {} if same_arm else self.effects,
+            missing=self._inapplicable(rate=rate),
             invalid=refused,
             unsaturated=rate and self._unsaturated(),
             ceiling=best,
         )
+
+    def _inapplicable(self, *, rate: bool) -> str | None:
+        """Why a target has nothing to be held against."""
+        if self.experiment.same_arm:
+            return "aa"
+        return "offered_rate" if rate and self.experiment.open_loop else None
 
 
 def _made_elsewhere(run: Run | None) -> bool:

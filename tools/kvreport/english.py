@@ -50,6 +50,7 @@ PHRASES: dict[str, str] = {
     "tally_part": "{count} {status}",
     "compared": "Compared",
     "one_hit": "One hit",
+    "difference": "Difference",
     "target": "Target",
     "mixture": "Mixture",
     "how_sure": "How sure",
@@ -71,6 +72,8 @@ PHRASES: dict[str, str] = {
     "costs": "takes {saved} more than {base} ({percent}{interval}): {verdict}; {basis}",
     "saves_nothing": "~ no difference shown: {base} and {other} ({interval}); {basis}",
     "value_one_hit": "leaders and unique requests, round 1 against round 2",
+    "value_one_hit_no_reuse": "leaders and unique requests, without reuse against round 2",
+    "value_aa": "leaders and unique requests of both rounds",
     "value_all_hits": "all requests, without reuse against round 2",
     "value_one_hit_bare": "node B without reuse against node B's hits",
     "value_not_measured": "not measured: nothing can be paired",
@@ -85,6 +88,7 @@ PHRASES: dict[str, str] = {
     "names_more": "{names} and {count} more",
     "mixture_nodes": "; on node B too they found it in B's own cache, once the first had loaded it",
     "round_2_reduced": "TTFT reduced {percent}{interval}",
+    "round_2_reduced_bare": "TTFT reduced {percent} against no reuse{interval}",
     "round_2_raised": "TTFT raised {percent}{interval}",
     "round_2_same": "TTFT ~ (no difference shown{interval})",
     "target_met": "met: {what} (target {wish})",
@@ -163,6 +167,7 @@ PHRASES: dict[str, str] = {
     "reason_drift": "drift",
     "reason_drift_open": "drift not excluded",
     "reason_drift_unchecked": "drift not checked",
+    "reason_aa": "A/A check",
     "reason_offered_rate": "offered rate",
     "reason_not_measured": "not measured",
     "reason_unsaturated": "saturation not shown",
@@ -370,6 +375,7 @@ PHRASES: dict[str, str] = {
     "a_served": "The hits came from: {tier}.",
     "a_efficiency": "The cache gave {percent} of the tokens that a perfect one would have given.",
     "a_hit_rate": "{cold} of the prompt tokens were cached in round 1 and {hit} in round 2.",
+    "a_hit_rate_bare": "{hit} of the prompt tokens were cached in round 2.",
     "a_mixture": "The whole round's reduction ({round}) says less than one hit's ({one}), because "
     "{cold} of {requests} requests were cold in round 1: it measures the shape as much as the "
     "cache.",
@@ -400,6 +406,11 @@ PHRASES: dict[str, str] = {
     "load, whatever the cache does.",
     "c_invalid": "{names}: nothing can be concluded; the measurement is invalid.",
     "c_not_applicable": "{names}: there was nothing to judge the TTFT target by.",
+    "c_aa_same": "{names}: between equal rounds no difference was shown, as it should be.",
+    "c_aa_faster": "{names}: equal rounds differ, though nothing was to make them: what is "
+    "measured here is not the cache alone.",
+    "c_aa_slower": "{names}: equal rounds differ, though nothing was to make them: what is "
+    "measured here is not the cache alone.",
     "c_throughput_not_shown": "{names}: whether throughput rises by {wish} is not shown.",
     "c_throughput_met": "{names}: the throughput target of {wish} is met.",
     "c_throughput_not_met": "{names}: the throughput target of {wish} is not met.",

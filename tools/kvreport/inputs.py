@@ -12,7 +12,7 @@ import msgspec
 
 from kvpipe.jsonl import decode_line, explain, open_lines
 from kvpipe.process import ToolError
-from kvpipe.records import RoundStats
+from kvpipe.records import RequestStats, RoundStats
 from kvreport import oldstats
 from kvreport.rounds import Round
 
@@ -61,9 +61,8 @@ def read_file(path: str) -> list[Round]:
     """Every round of one file; ToolError with the place of what is none."""
     with open_lines(path) as (name, stream):
         data = stream.read()
-    return [
-        Round(stats=_round_stats(piece, place), place=place) for place, piece in _pieces(data, name)
-    ]
+    read = ((place, _round_stats(piece, place)) for place, piece in _pieces(data, name))
+    return [Round(stats=stats, place=place) for place, stats in read if stats is not None]
 
 
 def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
@@ -82,7 +81,8 @@ def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         yield f"{name}: element {number}", bytes(element)
 
 
-def _round_stats(piece: bytes, place: str) -> RoundStats:
+def _round_stats(piece: bytes, place: str) -> RoundStats | None:
+    """The round; None for a request's line, which `kvstats --per-request` writes before it."""
     try:
         value: Any = msgspec.json.decode(piece)
     except msgspec.DecodeError as error:
@@ -92,6 +92,8 @@ def _round_stats(piece: bytes, place: str) -> RoundStats:
     if "record" not in value:
         return oldstats.round_stats(value, place)
     record = decode_line(piece, place)
+    if isinstance(record, RequestStats):
+        return None
     if not isinstance(record, RoundStats):
         raise ToolError(
             f"{place}: a `{value['record']}` record, but kvreport reads round stats; "
