@@ -16,6 +16,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "server_metrics": records.ServerMetrics,
     "end": records.End,
     "round_stats": records.RoundStats,
+    "request_stats": records.RequestStats,
     "cleared": records.Cleared,
     "finding": records.Finding,
 }

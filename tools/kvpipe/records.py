@@ -733,6 +733,58 @@ class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="rou
     findings: Annotated[list[Finding], Meta(description="What touches this round's numbers.")] = []
 
 
+class RequestStats(Record, frozen=True, kw_only=True, tag_field="record", tag="request_stats"):
+    """The metrics of one request (`kvstats --per-request`); definitions in kvstats/metrics.py."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    run_id: Annotated[str, Meta(description="Round that it belongs to.")]
+    name: Annotated[str, Meta(description="Label of the scenario in reports.")]
+    repeat: Annotated[int, Meta(ge=1, description="Which repeat, from 1.")]
+    round_num: Annotated[int, Meta(ge=0, description="Round from 1; 0 for no_reuse.")]
+    arm: Annotated[Arm, Meta(description="Arm of the experiment: `cold`, `hit` or `no_reuse`.")]
+    index: Annotated[int, Meta(ge=0, description="Place in the plan.")]
+    request_id: Annotated[str, Meta(description="Sent as X-Request-Id.")]
+    group: Annotated[
+        str | None, Meta(description="Shared context or conversation; null if unique.")
+    ]
+    stratum: Annotated[Stratum, Meta(description="Role of the request in the round.")]
+    turn: Annotated[
+        int | None, Meta(description="Turn of a conversation; null outside of conversations.")
+    ]
+    status: Annotated[Status, Meta(description="How it ended.")]
+    ttft_s: Annotated[float | None, Meta(description="TTFT; null if no token came.")]
+    ttft_due_s: Annotated[
+        float | None, Meta(description="TTFT from when it was due; null if no token came.")
+    ]
+    tpot_s: Annotated[float | None, Meta(description="TPOT; null below two tokens.")]
+    e2e_s: Annotated[
+        float | None, Meta(description="Last token less first byte sent; null if no token came.")
+    ]
+    queue_s: Annotated[
+        float | None, Meta(description="Sent less scheduled; null if it was never sent.")
+    ]
+    second_token_s: Annotated[
+        float | None, Meta(description="Second less first token event; null below two.")
+    ]
+    prompt_tokens: Annotated[
+        int | None, Meta(description="As the server counted; null: not reported.")
+    ]
+    output_tokens: Annotated[int | None, Meta(description="Completion tokens; null: not known.")]
+    cached_tokens: Annotated[
+        int | None, Meta(description="As the server reported; null: not reported.")
+    ]
+    hit_ratio: Annotated[
+        float | None, Meta(description="Cached by prompt tokens; null where not reported.")
+    ]
+    meets_slo: Annotated[
+        bool | None, Meta(description="Whether it met every --slo; null without, or not ok.")
+    ]
+
+
 StreamRecord = Run | Request | ServerMetrics | End
 PlanRecord = Plan | Planned
-AnyRecord = Plan | Planned | Run | Request | ServerMetrics | End | RoundStats | Cleared
+AnyRecord = (
+    Plan | Planned | Run | Request | ServerMetrics | End | RoundStats | RequestStats | Cleared
+)
