@@ -321,6 +321,14 @@ def test_different_plans_have_no_percentage() -> None:
     assert concluded([cold, rerun(hit, plan_sha256="another")]).incomparable
 
 
+def test_a_later_round_of_another_plan_is_left_out_alone() -> None:
+    cold, hit = experiment(1)
+    third = rerun(make("hit", number=3), plan_sha256="another")
+    found = only([cold, hit, third])
+    assert found.later == [] and "ttft" in found.effects
+    assert [one.rounds for one in found.findings] == [["cold", "round 3"]]
+
+
 def test_different_shapes_over_repeats_have_none_either() -> None:
     rounds = experiment(2)
     rounds[2:] = [rerun(one, shape_sha256="another") for one in rounds[2:]]

@@ -19,12 +19,12 @@ DROPPED = 0.01
 def plan_findings(experiment: Experiment) -> Iterator[Placed]:
     """Rounds of a repeat with different plans, and repeats with different shapes."""
     for repeat in experiment.repeats:
-        plans = {role: _plans(repeat, role) for role in ("cold", "hit", "no_reuse")}
-        for base in ("cold", "no_reuse"):
-            known = plans[base] | plans["hit"]
-            if plans[base] and plans["hit"] and len(known) > 1:
+        plans = _plans(repeat)
+        for base, other in _compared(repeat):
+            known = plans.get(base, set()) | plans.get(other, set())
+            if base in plans and other in plans and len(known) > 1:
                 yield Placed(
-                    rounds=[base, "hit"], repeats=[repeat.number], finding=_plan_differs(known)
+                    rounds=[base, other], repeats=[repeat.number], finding=_plan_differs(known)
                 )
     shapes = {one.run.shape_sha256 for one in experiment if one.run}
     if len(shapes) > 1 and len(experiment.repeats) > 1:
@@ -42,13 +42,25 @@ def plan_findings(experiment: Experiment) -> Iterator[Placed]:
         )
 
 
-def _plans(repeat: Repeat, role: str) -> set[str]:
-    rounds = [one for one in repeat if one.number == 0] if role == "no_reuse" else []
-    if role == "cold":
-        rounds = list(repeat.of("cold"))
-    if role == "hit":
-        rounds = list(repeat.of("hit"))
-    return {one.run.plan_sha256 for one in rounds if one.run}
+def _compared(repeat: Repeat) -> list[tuple[str, str]]:
+    """The roles that are set against each other in a repeat."""
+    later = [("cold", f"round {one.number}") for one in repeat.later]
+    return [("cold", "hit"), ("no_reuse", "hit"), *later]
+
+
+def _plans(repeat: Repeat) -> dict[str, set[str]]:
+    """Plans by role; rounds of old files have none."""
+    roles = [
+        *(("cold", one) for one in repeat.of("cold")),
+        *(("hit", one) for one in repeat.of("hit")),
+        *(("no_reuse", one) for one in repeat.no_reuse),
+        *((f"round {one.number}", one) for one in repeat.later),
+    ]
+    found: dict[str, set[str]] = {}
+    for role, one in roles:
+        if one.run:
+            found.setdefault(role, set()).add(one.run.plan_sha256)
+    return found
 
 
 def _plan_differs(known: set[str]) -> Finding:

@@ -110,11 +110,10 @@ class _Case:
         return {name: one for name, one in found.items() if one is not None}
 
     def _later(self) -> list[Effect]:
-        if self.refused({"cold", "hit"}):
-            return []
         found = [
             effect("ttft_s", Comparison.of("cold", f"round {number}", matches))
             for number, matches in self.experiment.later().items()
+            if not self.refused({"cold", f"round {number}"})
         ]
         return [one for one in found if one is not None]
 
