@@ -30,7 +30,13 @@ from kvload.heads import run_head
 from kvload.health import client_health
 from kvload.ideals import EXACT, Namespace, RoundIdeals
 from kvload.namespaces import Salts
-from kvload.plans import RepeatPlan, load_plans, plan_of, warmup_requests
+from kvload.plans import (
+    RepeatPlan,
+    make_plans,
+    plan_of,
+    read_workload,
+    warmup_requests,
+)
 from kvload.settings import Experiment, RoundPlan, rounds_of
 from kvload.site import Node, Site, salt_way, survey
 from kvload.stopping import Interrupted, Stopping
@@ -104,13 +110,15 @@ class Conductor:
         """Everything that may forbid measuring, before anything is measured."""
         experiment = self._experiment
         unless = self.stopping.unless
+        plans = await unless(asyncio.to_thread(read_workload, experiment))
         self._site = await unless(survey(experiment, self._stack.enter_async_context))
         access = experiment.access
         for url in self._site.nodes:
             target = Target.parse(url, experiment.api, access.headers, access.api_key)
             self._clients[url] = Client(target, timeout_s=access.timeout_s)
-        first = experiment.endpoint(self._schedule()[0].round_num)
-        plans = await unless(asyncio.to_thread(load_plans, experiment, first, self._site.model))
+        if not plans:
+            first = experiment.endpoint(self._schedule()[0].round_num)
+            plans = await unless(asyncio.to_thread(make_plans, experiment, first, self._site.model))
         for plan in plans:
             check_lengths(plan, self._site)
         timed = any(request.at_s is not None for plan in plans for request in plan.requests)

@@ -29,17 +29,28 @@ class RepeatPlan:
     requests: list[Planned]
 
 
-def load_plans(experiment: Experiment, endpoint: str, model: str) -> list[RepeatPlan]:
-    """One plan per repeat; a workload made elsewhere serves every repeat under a new salt."""
-    source = experiment.source
-    if source.workload is not None:
-        with open_lines(source.workload) as (name, stream):
-            found = read_plan(stream, name)
-    else:
-        found = read_plan(io.BytesIO(_kvplan(experiment, endpoint, model)), "kvplan")
+def read_workload(experiment: Experiment) -> list[RepeatPlan]:
+    """The plans of --workload, before any server is asked; empty if a scenario was named.
+
+    A workload made elsewhere serves every repeat under a new salt. ToolError if nothing is in it.
+    """
+    path = experiment.source.workload
+    if path is None:
+        return []
+    with open_lines(path) as (name, stream):
+        return _plans(read_plan(stream, name), path)
+
+
+def make_plans(experiment: Experiment, endpoint: str, model: str) -> list[RepeatPlan]:
+    """One plan per repeat, made by kvplan with the endpoint's own token counts."""
+    made = _kvplan(experiment, endpoint, model)
+    return _plans(read_plan(io.BytesIO(made), "kvplan"), "kvplan")
+
+
+def _plans(found: Sequence[tuple[Plan, list[Planned]]], name: str) -> list[RepeatPlan]:
     plans = [RepeatPlan(head=head, requests=requests) for head, requests in found]
-    if not plans or not any(plan.requests for plan in plans):
-        raise ToolError(f"{source.workload or 'kvplan'}: no requests in it")
+    if not any(plan.requests for plan in plans):
+        raise ToolError(f"{name}: no requests in it")
     return plans
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
-from kvpipe.process import ToolError, UsageError
+from kvpipe.process import ToolError, UsageError, lower_first
 from kvpipe.records import SCHEMA_VERSION, AnyRecord
 
 T = TypeVar("T")
@@ -106,4 +106,4 @@ def decode_as(kind: type[T], data: bytes, place: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise ToolError(f"{place}: {str(error)[:1].lower()}{str(error)[1:]}") from error
+        raise ToolError(f"{place}: {lower_first(str(error))}") from error

@@ -175,6 +175,11 @@ def _tell(prog: str, message: str, verbose: bool) -> None:
     complain(message, prog)
 
 
+def lower_first(text: str) -> str:
+    """The text without its capital, as messages begin here; acronyms keep theirs."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
 def describe_os_error(error: OSError) -> str:
     """`run.jsonl: no such file or directory`, in the family's grammar."""
     what = (error.strerror or str(error) or type(error).__name__).lower()
