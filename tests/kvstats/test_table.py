@@ -74,6 +74,10 @@ def test_only_complete_pairs_of_equal_work_count() -> None:
     change = change_of(first.stats(), slow.stats())
     assert change is not None
     assert (change.ttft.pairs, change.dropped) == (2, 2)
+    cut = second.change(lambda one: one.index == 0, status="truncated")
+    cut_change = change_of(first.stats(), cut.stats())
+    assert cut_change is not None
+    assert (cut_change.ttft.pairs, cut_change.dropped) == (3, 1)
     assert change.ttft.reduction == pytest.approx(0.5)
     other = change_of(slow.head(arm="cold").stats(), second.stats())
     assert other is not None
