@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="M", help="model to ask the engines for [the one served]")
     add("--api-key-file", metavar="F", help="file with the engines' key [$OPENAI_API_KEY]")
     add("--header", metavar="K:V", action="append", default=[], help="send this header too")
+    add("--probe-salt", action="store_true", help="clear nothing: tell which salts isolate here")
     add("--dry-run", action="store_true", help="say what would be cleared, and clear nothing")
     return top
 
@@ -79,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(argv: Sequence[str] | None) -> int:
     """Clear, write the record, and say how it went by the status."""
-    order = read_order(parser().parse_args(argv))
+    args = parser().parse_args(argv)
+    order = read_order(args)
+    if args.probe_salt:
+        from kvclear.probing import run as probe_salts  # texts, which a clear does not need
+
+        return probe_salts(order)
     account = Account()
     site = asyncio.run(clear(order, account))
     record = cleared(site)

@@ -262,7 +262,8 @@ class Conductor:
             wall_s=wall_s,
             barrier=barrier,
             reset=reset,
-            findings=warmup_findings(self._warmup) + salt_findings(self._salt_probe),
+            findings=warmup_findings(self._warmup)
+            + salt_findings(self._salt_probe, self._salt_way),
             client=client_health(outcome, tally, experiment.arrival, wall_s, turn.client.opened),
         )
         write_record(end, self._out)

@@ -9,7 +9,7 @@ from kvengine.vllm import reset_local
 from kvload.settings import Experiment
 from kvload.site import Site
 from kvpipe.process import ToolError
-from kvpipe.records import Barrier, Finding, Reset, Warmup
+from kvpipe.records import Barrier, Finding, Reset, SaltWay, Warmup
 
 
 async def rest(site: Site) -> Barrier:
@@ -67,7 +67,7 @@ def warmup_findings(warmup: Warmup | None) -> list[Finding]:
     ]
 
 
-def salt_findings(probe: SaltProbe | None) -> list[Finding]:
+def salt_findings(probe: SaltProbe | None, way: SaltWay) -> list[Finding]:
     """What the probe of `cache_salt` has to say of the rounds behind it."""
     if probe is None or probe.honoured is not False:
         return []
@@ -76,9 +76,10 @@ def salt_findings(probe: SaltProbe | None) -> list[Finding]:
             code="salt_ignored",
             severity="warning",
             message=(
-                f"cache_salt is ignored here ({probe.reason}): salts go to the head of the prompts"
+                f"cache_salt is ignored here ({probe.reason}): salts go to "
+                + ("LMCache's tag" if way == "lmcache_tag" else "the head of the prompts")
             ),
-            evidence={"field": "cache_salt"},
+            evidence={"field": "cache_salt", "ignored_by": probe.ignored_by, "used": way},
         )
     ]
 

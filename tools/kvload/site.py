@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from kvengine.counters import Snapshot, block_tokens, snapshot
 from kvengine.identify import Identity, identify
-from kvengine.saltprobe import SaltProbe, probe_cache_salt
+from kvengine.saltask import Endpoint
+from kvengine.saltprobe import SaltProbe, probe_way
 from kvengine.server import Server
 from kvengine.tokenize import floor_tokens
 from kvengine.urls import redact
@@ -106,21 +107,34 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
 async def salt_way(site: Site, experiment: Experiment) -> tuple[SaltWay, SaltProbe | None]:
     """How these endpoints take a salt, and the probe that showed it.
 
-    vLLM has the field `cache_salt` in both APIs since 0.9.2, SGLang too; what ignores it, as the
-    probe shows, and everything else gets a line at the head of the prompt, which works everywhere.
+    vLLM has the field `cache_salt` in both APIs since 0.9.2, SGLang too. Where the probe shows that
+    it is ignored, LMCache's tag is tried; what ignores both, and everything else, gets a line at
+    the head of the prompt, which works everywhere. The probe is the one that showed `cache_salt`
+    to be ignored, else the last.
     """
     known = all(node.identity.engine in SALTED_ENGINES for node in site.nodes.values())
     if not known:
         return "prompt_head", None
-    probe: SaltProbe | None = None
-    if experiment.warmup_passes > 0:
-        for node in site.nodes.values():
-            probe = await probe_cache_salt(
-                node.server, site.model, experiment.api, node.floor_tokens
-            )
-            if probe.honoured is False:
-                return "prompt_head", probe
-    return "cache_salt", probe
+    if experiment.warmup_passes <= 0:
+        return "cache_salt", None
+    probes = [await _probe(node, site, experiment, "cache_salt") for node in site.nodes.values()]
+    ignored = next((probe for probe in probes if probe.honoured is False), None)
+    if ignored is None:
+        return "cache_salt", probes[-1]
+    for node in site.nodes.values():
+        if not (await _probe(node, site, experiment, "lmcache_tag")).honoured:
+            return "prompt_head", ignored
+    return "lmcache_tag", ignored
+
+
+async def _probe(node: Node, site: Site, experiment: Experiment, way: SaltWay) -> SaltProbe:
+    endpoint = Endpoint(
+        server=node.server,
+        model=site.model,
+        api=experiment.api,
+        floor_tokens=node.floor_tokens,
+    )
+    return await probe_way(endpoint, way)
 
 
 async def _extra(experiment: Experiment, enter: EnterServer) -> list[Watched]:
