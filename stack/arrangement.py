@@ -1,7 +1,8 @@
 """What the real stack consists of: the commands, environments and ports of its processes.
 
 One Mooncake master, and vLLM nodes that share their KV blocks through it
-(MooncakeStoreConnector). Values only: nothing is started, claimed or written here.
+(MooncakeStoreConnector), or through a folder (ExampleConnector, vLLM's example, which knows no
+salts and no reset). Values only: nothing is started, claimed or written here.
 """
 
 import json
@@ -9,12 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import places
 
 HOST = "127.0.0.1"
 SERVED_NAME = "tiny"
 MAX_CONTEXT_TOKENS = 16_384
+Connector = Literal["mooncake", "example"]
 # Explicit, because Mooncake's default differs between versions (5 s, then 10 s), and the
 # tests on leases stand on it.
 LEASE_MS = 5_000
@@ -65,7 +68,12 @@ class Folders:
 
 
 def arrange(
-    *, nodes: int, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
+    *,
+    nodes: int,
+    folders: Folders,
+    sizes: Sizes,
+    take_port: Callable[[int], int],
+    connector: Connector = "mooncake",
 ) -> Arrangement:
     """Lay out `nodes` vLLM nodes around one store; `take_port(first)` claims a free port."""
     rpc_port, http_port = take_port(MASTER_RPC_PORT), take_port(MASTER_HTTP_PORT)
@@ -76,7 +84,14 @@ def arrange(
         folder=folders.logs,
         master=master(rpc_port, http_port),
         nodes=tuple(
-            node(index, port, lookup, cores[index % len(cores)], folders, sizes)
+            node(
+                index,
+                port,
+                mooncake_flags(lookup) if connector == "mooncake" else example_flags(folders),
+                cores[index % len(cores)],
+                folders,
+                sizes,
+            )
             for index, (port, lookup) in enumerate(zip(node_ports, lookup_ports, strict=True))
         ),
         master_url=f"http://{HOST}:{http_port}",
@@ -117,15 +132,37 @@ def master(rpc_port: int, http_port: int) -> Process:
     )
 
 
-def node(
-    index: int, port: int, lookup_port: int, core: int, folders: Folders, sizes: Sizes
-) -> Process:
-    """One vLLM node on one core."""
+def mooncake_flags(lookup_port: int) -> tuple[str, ...]:
+    """Of a node that shares its blocks through the master's store."""
     connector = {
         "kv_connector": "MooncakeStoreConnector",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"lookup_rpc_port": lookup_port},
     }
+    return ("--kv-transfer-config", json.dumps(connector))
+
+
+def example_flags(folders: Folders) -> tuple[str, ...]:
+    """Of a node that shares whole prompts through a folder."""
+    connector = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(folders.logs / "example-store")},
+    }
+    # It loads a prompt in one step: one that is cut into chunks kills the engine.
+    chunk = ("--max-num-batched-tokens", str(MAX_CONTEXT_TOKENS))
+    return ("--kv-transfer-config", json.dumps(connector), *chunk)
+
+
+def node(
+    index: int,
+    port: int,
+    connector_flags: tuple[str, ...],
+    core: int,
+    folders: Folders,
+    sizes: Sizes,
+) -> Process:
+    """One vLLM node on one core."""
     return Process(
         name=node_name(index),
         # The module, not `vllm serve`: this build has no package metadata for the latter.
@@ -138,7 +175,7 @@ def node(
             *("--max-model-len", str(MAX_CONTEXT_TOKENS), "--max-num-seqs", "8"),
             *("--enforce-eager", "--dtype", "bfloat16"),
             *("--enable-prefix-caching", "--enable-prompt-tokens-details"),
-            *("--kv-transfer-config", json.dumps(connector)),
+            *connector_flags,
         ),
         environment=node_environment(core, folders, sizes),
         health_url=f"http://{HOST}:{port}/health",

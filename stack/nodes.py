@@ -1,6 +1,6 @@
 """Brings the real stack up: a Mooncake master and vLLM nodes on CPU with a tiny model.
 
-    python stack/nodes.py up [--nodes 2] [--dir DIR]
+    python stack/nodes.py up [--nodes 2] [--connector mooncake|example] [--dir DIR]
     python stack/nodes.py run [--nodes 2] [--dir DIR] -- COMMAND ARGUMENTS...
     python stack/nodes.py check
 
@@ -204,7 +204,13 @@ def session(options: argparse.Namespace, folders: Folders) -> Outcome:
     sizes = Sizes(kv_cache_gib=options.kv_cache, segment_mib=options.segment)
     group = Group()
     try:
-        plan = arrange(nodes=options.nodes, folders=folders, sizes=sizes, take_port=claims.take)
+        plan = arrange(
+            nodes=options.nodes,
+            folders=folders,
+            sizes=sizes,
+            take_port=claims.take,
+            connector=options.connector,
+        )
         bring_up(options, plan, group, watch)
         if options.verb == "up":
             status = stay_up(plan, group, watch)
@@ -234,6 +240,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for verb, sentence in (("up", "until it is told to stop"), ("run", "as long as COMMAND runs")):
         sub = verbs.add_parser(verb, help=sentence, allow_abbrev=False)
         sub.add_argument("--nodes", type=int, default=2, help="vLLM nodes (default 2)")
+        sub.add_argument(
+            "--connector", choices=("mooncake", "example"), default="mooncake",
+            help="what nodes share blocks through: the store, or a folder (ExampleConnector)",
+        )  # fmt: skip
         sub.add_argument("--dir", type=Path, help="folder for logs, kept afterwards")
         sub.add_argument(
             "--kv-cache", type=int, default=1, metavar="GIB", help="KV cache of a node (default 1)"
