@@ -1,7 +1,7 @@
 """`--per-request`: a line `request_stats` for each request, with the metrics of that request.
 
 The lines wait in a temporary file until the input has ended, in input order: kvstats writes once,
-whole. They are for jq and spreadsheets; kvreport reads round_stats only.
+whole. They are for jq and spreadsheets; kvreport passes over them.
 """
 
 from __future__ import annotations
