@@ -21,7 +21,7 @@ from tests.kvreport.rounds import (
     resampled,
 )
 
-from kvpipe.records import Arrival, ClientHealth, ServerMetrics
+from kvpipe.records import Arrival, ServerMetrics
 from kvreport.conclude import conclude
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.experiments import group
@@ -376,10 +376,12 @@ def test_answers_that_differ_are_told() -> None:
 
 def test_stamps_of_two_clerks_are_told() -> None:
     cold, hit = experiment(1)
-    kernel, user = ClientHealth(stamp_lag_p99_s=0.001), ClientHealth()
-    assert "stamps_mixed" in only([edited(cold, client=kernel), edited(hit, client=user)]).codes()
-    assert not only([edited(cold, client=kernel), edited(hit, client=kernel)]).findings
-    assert not only([edited(cold, client=None), edited(hit, client=user)]).findings
+    clerks = [edited(cold, stamp_source="kernel"), edited(hit, stamp_source="user")]
+    assert "stamps_mixed" in only(clerks).codes()
+    same = [edited(cold, stamp_source="user"), edited(hit, stamp_source="user")]
+    assert "stamps_mixed" not in only(same).codes()
+    untold = [edited(cold, stamp_source=None), edited(hit, stamp_source="user")]
+    assert not only(same).findings and not only(untold).findings
 
 
 def test_drift_withholds_the_verdict_when_it_could_be_a_quarter_of_the_effect() -> None:

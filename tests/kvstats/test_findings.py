@@ -495,12 +495,23 @@ def test_stamps_of_two_kinds() -> None:
 def test_a_client_that_lags_by_5_per_cent(lag: str) -> None:
     median = HIT_MS / 1e3  # most of the factory's cold round are followers
     limit = max(LATE_FLOOR_S, 0.05 * median)
-    over = cold().foot(client=ClientHealth(**{lag: limit * 1.01}))
+    by_user = cold().change(lambda one: True, stamp_source="user")
+    over = by_user.foot(client=ClientHealth(**{lag: limit * 1.01}))
     assert found(over, "client_limited") is not None
-    at = cold().foot(client=ClientHealth(**{lag: limit}))
+    at = by_user.foot(client=ClientHealth(**{lag: limit}))
     assert found(at, "client_limited") is None
     slow = cold(followers=0).foot(client=ClientHealth(**{lag: 0.9 * 0.05 * MISS_MS / 1e3}))
     assert found(slow, "client_limited") is None
+
+
+def test_a_lagging_loop_moves_no_kernel_stamp_until_reads_merge() -> None:
+    lagging = cold().foot(client=ClientHealth(loop_lag_p99_s=1.0))
+    assert found(lagging, "client_limited") is None
+    events = len(lagging.requests[0].chunk_ns or [])
+    few = max(0, int(0.05 * events))
+    assert found(lagging.change(lambda one: True, merged_reads=few), "client_limited") is None
+    merged = lagging.change(lambda one: True, merged_reads=few + 1)
+    assert found(merged, "client_limited") is not None
 
 
 def test_the_worst_shard_counts() -> None:
@@ -586,9 +597,17 @@ def test_isolation(
 
 
 def test_an_ignored_salt_isolates_nothing() -> None:
-    ignored = Finding(code="salt_ignored", severity="warning", message="salt was ignored")
-    codes = UNPROVEN(cold()).foot(findings=[ignored]).codes()
+    ignored = Finding(
+        code="salt_ignored",
+        severity="warning",
+        message="salt was ignored",
+        evidence={"field": "cache_salt"},
+    )
+    unproven = UNPROVEN(cold()).foot(findings=[ignored])
+    codes = unproven.head(salt_way="cache_salt").codes()
     assert {"salt_ignored", "not_isolated"} <= codes.keys()
+    moved = unproven.head(salt_way="prompt_head").codes()
+    assert "salt_ignored" in moved and "not_isolated" not in moved
 
 
 def test_a_hit_round_need_not_be_isolated() -> None:

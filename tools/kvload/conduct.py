@@ -324,9 +324,8 @@ class Conductor:
 
     async def _settle(self, turn: Turn, outcome: Outcome) -> tuple[Barrier, Reset | None]:
         """The barrier, and the reset of the engine's own cache where the tier asks for it."""
-        last_hit = turn.round_plan.arm == "hit" and turn.following is None
-        if outcome.stopped is not None or last_hit:
-            return Barrier(state="skipped", waited_s=0.0, reason="nothing follows"), None
+        if outcome.stopped is not None:
+            return Barrier(state="skipped", waited_s=0.0, reason="stopped early"), None
         before_hit = turn.following is not None and turn.following.arm == "hit"
         reset: Reset | None = None
         try:

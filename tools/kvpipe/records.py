@@ -500,7 +500,7 @@ class Barrier(Record, frozen=True, kw_only=True):
 
     state: Annotated[
         Literal["quiet", "unknown", "skipped"],
-        Meta(description="`unknown`: rest could not be seen; `skipped`: nothing stored."),
+        Meta(description="`unknown`: rest could not be seen; `skipped`: the round was stopped."),
     ]
     waited_s: Annotated[float, Meta(ge=0, description="How long was waited.")]
     reason: Annotated[str | None, Meta(description="What was looked at, or missing.")] = None
@@ -725,6 +725,10 @@ class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="rou
     ] = None
     server: Annotated[list[ServerMetrics], Meta(description="Server metrics of the round.")] = []
     client: Annotated[ClientHealth | None, Meta(description="The client's own health.")] = None
+    stamp_source: Annotated[
+        Literal["kernel", "user", "mixed"] | None,
+        Meta(description="Who took the receive stamps of the successes; null: not told."),
+    ] = None
     barrier: Annotated[Barrier | None, Meta(description="Rest after the round.")] = None
     reset: Annotated[Reset | None, Meta(description="Reset before a store hit.")] = None
     samples: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import expm1
 
-from kvpipe.records import Finding, RoundStats
+from kvpipe.records import Finding
 from kvreport.drift import Drift
 from kvreport.effects import Comparison, Effect
 from kvreport.experiments import Experiment, Repeat
@@ -87,19 +87,14 @@ def pair_findings(comparison: Comparison) -> Iterator[Placed]:
 def stamp_findings(comparison: Comparison) -> Iterator[Placed]:
     """Rounds whose arrivals were stamped by different clerks, the kernel and the client's loop."""
     for match in comparison.matches:
-        sources = [_stamped_by_kernel(one.stats) for one in (*match.bases, match.other)]
-        if True in sources and False in sources:
+        sources = {one.stats.stamp_source for one in (*match.bases, match.other)}
+        if {"kernel", "user"} <= sources:
             message = (
                 "arrivals were stamped by the kernel in one round and by the client in another"
             )
             finding = Finding(code="stamps_mixed", severity="warning", message=message)
             rounds = [comparison.base, comparison.other]
             yield Placed(rounds=rounds, repeats=[match.repeat], finding=finding)
-
-
-def _stamped_by_kernel(stats: RoundStats) -> bool | None:
-    """A round has a lag of user behind kernel stamps only where it has kernel stamps."""
-    return None if stats.client is None else stats.client.stamp_lag_p99_s is not None
 
 
 def _unequal_work(pairs: Pairs) -> Finding | None:

@@ -7,10 +7,11 @@ from datetime import datetime
 
 from kvpipe.records import ClientHealth, Finding, Run
 from kvstats.findings import finding
-from kvstats.tally import Span
+from kvstats.tally import Delivery, Span
 
 LATE_FLOOR_S = 0.005  # below, a scheduler's tick explains it
 LATE_RATIO = 0.05  # of the median TTFT: a twelfth of the 60 % that a target asks for
+MERGED_SHARE = 0.05  # of token events; a server that writes several at once is not the client
 CLOCK_SLACK_S = 10.0  # clocks of a fleet agree far better than this under NTP
 
 
@@ -43,19 +44,22 @@ def merged_health(parts: Sequence[ClientHealth]) -> ClientHealth | None:
     )
 
 
-def client_limited(health: ClientHealth | None, ttft_p50_s: float | None) -> Finding | None:
+def client_limited(
+    health: ClientHealth | None, ttft_p50_s: float | None, delivery: Delivery
+) -> Finding | None:
     """The client was late or its loop lagged; warning.
 
-    By more than 5 ms and 5 % of the median TTFT, at the 99th percentile. Also for
-    shards of a round that did not run together.
+    By more than 5 ms and 5 % of the median TTFT, at the 99th percentile. Where the kernel took
+    the stamps a lagging loop moves none of them until reads merge: there the lag counts only if
+    more than 5 % of the token events shared a read. Also for shards of a round that did not run
+    together.
     """
     if health is None:
         return None
     limit = max(LATE_FLOOR_S, LATE_RATIO * (ttft_p50_s or 0.0))
-    lags = (
-        ("sending was late", "lateness_p99_s", health.lateness_p99_s),
-        ("the event loop lagged", "loop_lag_p99_s", health.loop_lag_p99_s),
-    )
+    lags = [("sending was late", "lateness_p99_s", health.lateness_p99_s)]
+    if delivery.stamp_source != "kernel" or delivery.merged_share > MERGED_SHARE:
+        lags.append(("the event loop lagged", "loop_lag_p99_s", health.loop_lag_p99_s))
     over = [(words, name, lag) for words, name, lag in lags if lag is not None and lag > limit]
     if not over:
         return None

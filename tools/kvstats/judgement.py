@@ -128,7 +128,7 @@ def _conditions(round_: Round, facts: Facts, proof: ColdProof | None) -> list[Fi
         overload(facts.table, run.arm, open_loop=round_.open_loop),
         delivery.stream_buffered(round_.delivery),
         delivery.stamps_mixed(round_.delivery),
-        client.client_limited(facts.health, facts.ttft_p50_s),
+        client.client_limited(facts.health, facts.ttft_p50_s, round_.delivery),
         client.shards_apart(facts.apart_s),
     ]
 
@@ -136,8 +136,14 @@ def _conditions(round_: Round, facts: Facts, proof: ColdProof | None) -> list[Fi
 def _salted(round_: Round) -> bool:
     """Whether a namespace of its own was asked for, and nobody saw it ignored."""
     ends = [stream.end for stream in round_.streams.values() if stream.end is not None]
-    ignored = any(one.code == "salt_ignored" for end in ends for one in end.findings)
-    return not ignored and all(run.salt is not None for run in round_.runs)
+    ignored = {
+        one.evidence.get("field")
+        for end in ends
+        for one in end.findings
+        if one.code == "salt_ignored"
+    }
+    # kvload moves its salts elsewhere when it has seen the field ignored.
+    return all(run.salt is not None and run.salt_way not in ignored for run in round_.runs)
 
 
 def _counted_whole(barrier: Barrier | None, runs: Sequence[Run]) -> bool:

@@ -88,6 +88,7 @@ def _assemble(
         phases=phases_of(facts.serving),
         server=sorted(round_.servers, key=lambda one: (one.run_id, one.role, one.url)),
         client=facts.health,
+        stamp_source=round_.delivery.stamp_source,
         barrier=facts.barrier,
         reset=resets[0] if resets else None,
         samples=samples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import gcd
+from typing import Literal
 
 from kvpipe.records import Request
 
@@ -96,6 +97,20 @@ class Delivery:
     buffered: int = 0
     kernel_stamps: int = 0
     user_stamps: int = 0
+    events: int = 0  # events that carried tokens
+    merged: int = 0  # those of them that shared a read with an earlier one
+
+    @property
+    def stamp_source(self) -> Literal["kernel", "user", "mixed"] | None:
+        """Who took the stamps; null without a success."""
+        if self.kernel_stamps and self.user_stamps:
+            return "mixed"
+        return "kernel" if self.kernel_stamps else "user" if self.user_stamps else None
+
+    @property
+    def merged_share(self) -> float:
+        """Share of token events that were not read alone."""
+        return self.merged / self.events if self.events else 0.0
 
     def add(self, request: Request, tokens_per_read: float) -> None:
         """Take a success."""
@@ -103,6 +118,9 @@ class Delivery:
             self.kernel_stamps += 1
         else:
             self.user_stamps += 1
+        if request.chunk_ns is not None and request.merged_reads is not None:
+            self.events += len(request.chunk_ns)
+            self.merged += request.merged_reads
         tokens, reads = request.output_tokens, reads_of(request)
         if tokens is None or reads is None or tokens < BUFFERED_MIN_TOKENS:
             return
