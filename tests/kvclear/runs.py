@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.family import environment
+from tests.kvclear.ranks import one_server_of
 from tests.simulated import FAST, Sim, cluster, kvsim
 
 RESTART = Path(__file__).with_name("restart.py")
@@ -223,7 +224,37 @@ def round_robin(urls: list[str]) -> Iterator[str]:
         listener.close()
 
 
+def through_the_nodes(*faults: str) -> Callable[[], Run]:
+    """The store is not named: it is cleared by `reset_external`, which needs --global."""
+
+    def run() -> Run:
+        with cluster() as (store, a, b):
+            for fault in faults:
+                store.fault(fault)
+            run = kvclear("--vllm", a.url, "--vllm", b.url, "--global")
+            return with_more(run, left=keys_of(store))
+
+    return run
+
+
+def on_two_ranks(**how: Any) -> Callable[[], Run]:
+    def run() -> Run:
+        with (
+            kvsim(*FAST) as a,
+            kvsim(*FAST) as b,
+            one_server_of([a.url, b.url], **how) as url,
+        ):
+            return kvclear("--vllm", url, url=url)
+
+    return run
+
+
 RUNS: dict[str, Callable[[], Run]] = {
+    "through the nodes": through_the_nodes(),
+    "through the nodes, ignored": through_the_nodes("store_reset_ignored"),
+    "two ranks": on_two_ranks(),
+    "one rank not reset": on_two_ranks(resets=[0]),
+    "ranks not chosen": on_two_ranks(honours_header=False),
     "healthy pair": healthy_pair,
     "store ignores": store_ignores,
     "lying node beside a store": lying_node_beside_a_store,

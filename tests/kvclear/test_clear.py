@@ -36,7 +36,8 @@ def test_every_node_is_reset_before_the_store_and_after_a_rest(result_of: Result
     assert record is not None
     assert [step["what"] for step in record["steps"]] == [
         *("come to rest", "plant canaries", "plant canaries", "come to rest"),
-        *("reset prefix cache", "reset prefix cache", "remove every object"),
+        *("reset prefix cache", "reset mm cache", "reset encoder cache") * 2,
+        "remove every object",
     ]
     assert [proof["tier"] for proof in record["proofs"]] == ["store", *["engine"] * 4]
 
@@ -71,6 +72,25 @@ def test_a_local_reset_with_a_store_behind_it_is_not_cold(result_of: ResultOf) -
     run = result_of("store left out")
     assert (run.status, run.verified) == (1, False)
     assert "0 from its own cache" in run.reason and "--mooncake" in run.reason
+
+
+def test_a_store_behind_a_node_is_not_cleared_through_it_unasked(result_of: ResultOf) -> None:
+    [step] = result_of("store left out").steps("reset external cache")
+    assert step["ok"] is None and step["answer"].startswith("MooncakeStoreConnector: not sent")
+    assert "--global" in step["answer"]
+
+
+def test_a_store_cleared_through_its_nodes_is_judged_by_the_probes(result_of: ResultOf) -> None:
+    run = result_of("through the nodes")
+    assert (run.status, run.verified) == (0, True), run.err
+    assert all(step["ok"] is None for step in run.steps("reset external cache"))
+    what = [step["what"] for step in run.record["steps"]] if run.record else []
+    last_node = max(at for at, step in enumerate(what) if step == "reset prefix cache")
+    assert last_node < what.index("reset external cache")
+    ignored = result_of("through the nodes, ignored")
+    assert (ignored.status, ignored.verified) == (1, False)
+    assert len(ignored.seen["left"]) > 0
+    assert all("true" in step["answer"] for step in ignored.steps("reset external cache"))
 
 
 def test_local_only_leaves_the_store_and_says_what_it_looked_at(result_of: ResultOf) -> None:
@@ -180,6 +200,27 @@ def test_several_servers_behind_one_url_are_not_cleared(result_of: ResultOf) -> 
     assert run.seen["requests"] == 0 and not run.steps("reset prefix cache")
 
 
+def test_every_rank_of_one_server_is_planted_and_probed(result_of: ResultOf) -> None:
+    run = result_of("two ranks")
+    assert (run.status, run.verified) == (0, True), run.err
+    url = run.seen["url"]
+    places = sorted(proof["where"] for proof in run.proofs("engine"))
+    assert places == [f"{url} rank 0", f"{url} rank 0", f"{url} rank 1", f"{url} rank 1"]
+
+
+def test_a_reset_that_missed_a_rank_is_caught_there(result_of: ResultOf) -> None:
+    run = result_of("one rank not reset")
+    assert (run.status, run.verified) == (1, False)
+    verdicts = {(proof["where"][-6:], proof["verified"]) for proof in run.proofs("engine")}
+    assert verdicts == {("rank 0", True), ("rank 1", False)}
+
+
+def test_a_rank_that_cannot_be_chosen_is_not_shown(result_of: ResultOf) -> None:
+    run = result_of("ranks not chosen")
+    assert (run.status, run.verified) == (1, None)
+    assert "X-data-parallel-rank" in run.reason
+
+
 def test_a_dry_run_says_what_would_go_and_sends_nothing(result_of: ResultOf) -> None:
     run = result_of("dry run")
     assert (run.status, run.verified) == (0, None)
@@ -238,7 +279,7 @@ def test_health_is_waited_for_and_its_end_is_told() -> None:
     ("flags", "message"),
     [
         ([], "nothing to clear: name engines with --vllm and --mooncake"),
-        (["--engine", "redis=http://a"], "engine 'redis': no such kind; known: mooncake, vllm"),
+        (["--engine", "redis=http://a"], "engine 'redis': no such kind; known: "),
         (["--vllm", "127.0.0.1:8000"], "write http://HOST:PORT"),
         (["--http", "http://a/flush"], 'write "METHOD URL"'),
         (["--vllm", "http://127.0.0.1:9"], "connection refused; is the server running?"),

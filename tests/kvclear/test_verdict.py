@@ -43,6 +43,9 @@ def node(**changes: object) -> bool | None:
         ({"local_only": True, "probe": probe(1024, 1024, 0)}, False),
         ({"local_only": True, "probe": probe(1024)}, None),  # nobody tells from where
         ({"local_only": True, "probe": probe(16)}, True),
+        # behind a front end another worker may have missed, but a hit is a hit
+        ({"scattered": True}, None),
+        ({"scattered": True, "probe": probe(1024)}, False),
     ],
 )
 def test_a_node(changes: dict[str, object], verified: bool | None) -> None:

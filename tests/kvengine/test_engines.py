@@ -32,7 +32,7 @@ async def test_a_reset_that_says_so(serve) -> None:
     replay = await serve()
     replay.on("POST /reset_prefix_cache", Reply.recorded("vllm_reset_prefix_cache.json"))
     async with Server(replay.url) as server:
-        ok, answer, retries = await vllm.reset_local(server)
+        ok, answer, retries, _ = await vllm.reset_local(server)
     assert (ok, answer, retries) == (True, '200 {"success":true}', 0)
     assert replay.asked == ["POST /reset_prefix_cache"], "nothing external is asked for"
 
@@ -62,6 +62,52 @@ async def test_without_dev_mode_the_way_out_is_named(serve) -> None:
         outcome = await vllm.reset_local(server)
     assert outcome.ok is False
     assert "VLLM_SERVER_DEV_MODE=1" in (vllm.advice(outcome) or "")
+
+
+async def test_the_other_caches_of_a_vllm_prove_nothing(serve) -> None:
+    """0.32.0 answers an empty 200; a version without the route a 404, which does no harm."""
+    replay = await serve()
+    replay.on("POST /reset_mm_cache", Reply.recorded("vllm_reset_mm_cache.json"))
+    async with Server(replay.url) as server:
+        outcomes = [await other.clear(server) for other in vllm.ENGINE.beside]
+        replay.on("POST /reset_mm_cache", Reply("", status=500))
+        broken = await vllm.ENGINE.beside[0].clear(server)
+    assert replay.asked[:2] == ["POST /reset_mm_cache", "POST /reset_encoder_cache"]
+    assert [outcome.ok for outcome in outcomes] == [None, None]
+    assert outcomes[1].answer.startswith("404")
+    assert broken.ok is False
+
+
+STORE = 'vllm:mooncake_store_operation_time_seconds_count{operation="save_put"}'
+OFFLOAD = "vllm:kv_offload_load_bytes_total"
+
+
+@pytest.mark.parametrize(
+    ("series", "version", "name"),
+    [
+        ({STORE: 1.0}, "0.32.0", "MooncakeStoreConnector"),
+        ({STORE: 1.0}, "0.25.1+cpu", "MooncakeStoreConnector"),
+        ({STORE: 1.0}, "0.22.1", None),  # the connector was there, its reset was not
+        ({STORE: 1.0}, None, None),
+        ({OFFLOAD: 1.0}, "0.33.0", "OffloadingConnector"),
+        ({OFFLOAD: 1.0, STORE: 1.0}, "0.33.0", "MooncakeStoreConnector"),  # one reset for both
+        ({"lmcache:num_hit_tokens_total": 1.0}, "0.33.0", None),  # it says success, and ignores it
+        ({}, "0.33.0", None),
+    ],
+)
+def test_an_external_reset_is_sent_only_where_it_acts(series, version, name) -> None:
+    found = vllm.external(series, version)
+    assert (found.name if found else None) == name
+    assert found is None or found.shared is (STORE in series)
+
+
+async def test_an_external_reset_is_never_evidence(serve) -> None:
+    replay = (await serve()).on("POST /reset_prefix_cache", Reply('{"success":true}'))
+    async with Server(replay.url) as server:
+        assert (await vllm.reset_external(server)).ok is None
+        replay.on("POST /reset_prefix_cache", Reply('{"success":false}'))
+        assert (await vllm.reset_external(server)).ok is False
+    assert replay.asked[0] == "POST /reset_prefix_cache?reset_external=true"
 
 
 async def test_a_store_counted_and_emptied(serve) -> None:

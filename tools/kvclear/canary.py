@@ -7,19 +7,14 @@ prompt again, one canary serves one probe and is burnt.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import secrets
-import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import msgspec
-
+from kvclear.asking import CanaryRefused, ask, counted
 from kvclear.nodes import Node
-from kvengine.counters import Snapshot, counter, delta
-from kvengine.server import Answer
-from kvengine.tokenize import floor_tokens, tokens_of
+from kvengine.counters import Snapshot, delta
+from kvengine.tokenize import tokens_of
 from kvprompt.text import item
 
 FIRST_TOKENS = 1024
@@ -28,35 +23,11 @@ CONTROL_BLOCKS = 2
 UNKNOWN_BLOCK_TOKENS = 256
 """Where nobody tells the block size: the largest usual one, LMCache's chunk."""
 UNKNOWN_CONTEXT_TOKENS = 32768
-ANSWER_S = 600.0
-COUNTED_S = 5.0
-"""How long a metrics page may lag behind an answer."""
 
 NOT_REPORTED = (
-    "cached tokens are not reported: start vLLM with --enable-prompt-tokens-details, "
-    "or no canary can prove anything"
+    "cached tokens are not reported: start vLLM with --enable-prompt-tokens-details, SGLang with "
+    "--enable-cache-report, or no canary can prove anything"
 )
-
-
-class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    prompt_tokens_details: _Details | None = None
-
-
-class _Completion(msgspec.Struct, frozen=True):
-    usage: _Usage | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What one answer told; null where it did not."""
-
-    prompt_tokens: int | None
-    cached_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +42,12 @@ class Canary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planting:
-    """The canaries of one node, or the trouble that left it without a positive control."""
+    """The canaries of a node or of one of its ranks, or why there is no positive control."""
 
     canaries: tuple[Canary, ...]
     trouble: str | None = None
+    rank: str | None = None
+    """The data-parallel rank that they were sent to; null for a node that has but one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,17 +59,42 @@ class Probe:
     external_tokens: float | None
 
 
-class CanaryRefused(Exception):
-    """The engine did not answer a canary; the message is what it said instead."""
-
-
 def canary_text(nonce: str, words: int) -> str:
     """Sentences behind a nonce, so that no two texts share even their first block."""
     return f"{nonce}: {item(random.Random(nonce), words)}"
 
 
-async def plant(node: Node, count: int) -> Planting:
-    """Plant `count` canaries on a node, growing them until a control shows. Raises Unreachable."""
+async def plant(node: Node, count: int, rank: str | None = None) -> Planting:
+    """Plant `count` canaries, growing them until a control shows. Raises Unreachable."""
+    before = await node.snapshot() if rank is not None else None
+    if before is None or rank is None:
+        return await _plant(node, count, rank)
+    # A server that ignores the header spreads its prompts: then its own counters show it.
+    stray = Planting(canaries=(), trouble=_elsewhere(node), rank=rank)
+    try:
+        told = [await ask(node, canary_text(secrets.token_hex(8), 8), rank) for _ in range(2)]
+    except CanaryRefused as refused:
+        return replace(stray, trouble=f"a prompt to this rank was not answered: {refused}")
+    sent = sum(one.prompt_tokens or 0 for one in told)
+    if not await _served_here(node, rank, before, sent):
+        return stray
+    planting = await _plant(node, count, rank)
+    sent += sum(2 * canary.prompt_tokens for canary in planting.canaries)
+    return planting if await _served_here(node, rank, before, sent) else stray
+
+
+async def _served_here(node: Node, rank: str, before: Snapshot, sent: int) -> bool:
+    """Whether a rank counted at least `sent` prompt tokens since `before`."""
+    after = await counted(node, before, sent)
+    return after is not None and node.tokens_of_rank(after, rank, since=before) >= sent
+
+
+def _elsewhere(node: Node) -> str:
+    header = node.engine.ranks.header if node.engine.ranks else ""
+    return f"prompts sent with {header} were served by another rank: name each rank's own server"
+
+
+async def _plant(node: Node, count: int, rank: str | None) -> Planting:
     canaries: list[Canary] = []
     limit = int(0.95 * (node.identity.max_model_len or UNKNOWN_CONTEXT_TOKENS)) - 16
     tokens = min(FIRST_TOKENS, limit)
@@ -104,9 +102,9 @@ async def plant(node: Node, count: int) -> Planting:
     try:
         await _calibrate(node)
         while len(canaries) < count:
-            canary = await _plant_one(node, tokens)
+            canary = await _plant_one(node, tokens, rank)
             if canary.control_tokens is not None and _is_transfer(node, canary):
-                return Planting(canaries=(), trouble=_transfer(canary))
+                return Planting(canaries=(), trouble=_transfer(canary), rank=rank)
             if canary.control_tokens is not None and canary.control_tokens >= _needed(node):
                 canaries.append(canary)
                 continue
@@ -114,20 +112,20 @@ async def plant(node: Node, count: int) -> Planting:
             # was too short for a hit; two of different length are a server that does not tell.
             nulls += canary.control_tokens is None
             if nulls > 1:
-                return Planting(canaries=(), trouble=NOT_REPORTED)
+                return Planting(canaries=(), trouble=NOT_REPORTED, rank=rank)
             if tokens >= limit:
-                return Planting(canaries=(), trouble=_no_hit(node, canary))
+                return Planting(canaries=(), trouble=_no_hit(node, canary), rank=rank)
             tokens = min(GROWTH * tokens, limit)
     except CanaryRefused as refused:
-        return Planting(canaries=(), trouble=f"a canary was not answered: {refused}")
-    return Planting(canaries=tuple(canaries))
+        return Planting(canaries=(), trouble=f"a canary was not answered: {refused}", rank=rank)
+    return Planting(canaries=tuple(canaries), rank=rank)
 
 
-async def probe(node: Node, canary: Canary) -> Probe:
+async def probe(node: Node, canary: Canary, rank: str | None = None) -> Probe:
     """Send a canary once after the clear and burn it. Raises Unreachable, CanaryRefused."""
     before = await node.snapshot()
-    told = await _ask(node, canary.text)
-    after = await _counted(node, before, canary.prompt_tokens)
+    told = await ask(node, canary.text, rank)
+    after = await counted(node, before, canary.prompt_tokens)
     cached = told.cached_tokens
     if cached is None and canary.first_tokens is None:
         cached = 0  # it told a hit by a number and a miss by null, as versions up to 0.22 do
@@ -165,11 +163,11 @@ def _no_hit(node: Node, canary: Canary) -> str:
     )
 
 
-async def _plant_one(node: Node, tokens: int) -> Canary:
+async def _plant_one(node: Node, tokens: int, rank: str | None) -> Canary:
     nonce = secrets.token_hex(8)
     text = canary_text(nonce, max(8, int(tokens / node.tokens_per_word)))
-    first = await _ask(node, text)
-    second = await _ask(node, text)
+    first = await ask(node, text, rank)
+    second = await ask(node, text, rank)
     prompt_tokens = first.prompt_tokens or tokens
     node.tokens_per_word = prompt_tokens / max(1, len(text.split()))
     seen = first.cached_tokens
@@ -190,47 +188,3 @@ async def _calibrate(node: Node) -> None:
     tokens = await tokens_of(node.server, node.identity.model, sample)
     if tokens:
         node.tokens_per_word = len(tokens) / len(sample.split())
-
-
-async def _ask(node: Node, text: str) -> Told:
-    answer = await _send(node, text)
-    if node.api == "completions" and answer.status in (400, 404, 405, 501):
-        # A server with the chat API alone; its template has a floor of its own.
-        node.api = "chat"
-        node.floor_tokens = await floor_tokens(node.server, node.identity.model, "chat")
-        answer = await _send(node, text)
-    if not answer.ok:
-        raise CanaryRefused(answer.short(120))
-    try:
-        usage = msgspec.json.decode(answer.text, type=_Completion).usage
-    except msgspec.DecodeError as error:
-        raise CanaryRefused(f"no completion: {answer.short(80)}") from error
-    if usage is None:
-        return Told(prompt_tokens=None, cached_tokens=None)
-    details = usage.prompt_tokens_details
-    return Told(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=details.cached_tokens if details else None,
-    )
-
-
-async def _send(node: Node, text: str) -> Answer:
-    body: dict[str, Any] = {"model": node.identity.model, "max_tokens": 1, "temperature": 0}
-    if node.api == "chat":
-        path, body["messages"] = "/v1/chat/completions", [{"role": "user", "content": text}]
-    else:
-        path, body["prompt"] = "/v1/completions", text
-    return await node.server.post(path, json=body, timeout_s=ANSWER_S)
-
-
-async def _counted(node: Node, before: Snapshot | None, prompt_tokens: int) -> Snapshot | None:
-    """The counters once they include the request just answered, or whatever they say then."""
-    deadline = time.perf_counter() + COUNTED_S
-    while True:
-        after = await node.snapshot()
-        if before is None or after is None:
-            return after
-        counted = (counter(after, "prompt_tokens") or 0) - (counter(before, "prompt_tokens") or 0)
-        if counted >= prompt_tokens or time.perf_counter() > deadline:
-            return after
-        await asyncio.sleep(0.05)

@@ -1,11 +1,11 @@
-"""The clear, in the order that makes it hold: commands, every node, hooks, and stores last.
+"""The clear, in the order that makes it hold: commands, every node, LMCache tiers, stores last.
 
 A store that is emptied while a node still holds blocks is filled again by that node's next hit.
 """
 
 from __future__ import annotations
 
-from kvclear import actions
+from kvclear import actions, tiers
 from kvclear.account import Stopwatch
 from kvclear.nodes import Node
 from kvclear.site import Site
@@ -29,7 +29,15 @@ async def act(site: Site) -> None:
         started = set(node.starts)
         outcome = await reset_node(site, node)
         restarted = bool(node.starts - started)
-        site.reset.append(outcome.ok is not False or restarted)
+        site.reset[node.shown] = outcome.ok is not False or restarted
+        if node.engine.frontend and outcome.servers != 1:
+            site.scattered.add(node.shown)
+        await tiers.clear_beside(site, node)
+    if not order.local_only:
+        for engine, server in site.caches:
+            await tiers.clear_cache(site, engine, server)
+        for node in site.nodes:
+            await tiers.clear_behind(site, node)
     for hook in order.hooks:
         site.user_acted |= await actions.call_hook(hook, order, account)
     if order.metadata_clear:

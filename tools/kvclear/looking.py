@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from kvclear import verdict
-from kvclear.canary import CanaryRefused, Planting, Probe, probe
-from kvclear.nodes import Node
+from kvclear.asking import CanaryRefused
+from kvclear.canary import Planting, Probe, probe
+from kvclear.nodes import Node, of_rank
 from kvclear.site import LOOKS, LOOKS_S, Site
 from kvclear.stores import Keys, Pool
 from kvengine.counters import Snapshot, counter, delta
@@ -70,25 +71,25 @@ def _report_traffic(site: Site, now: list[Snapshot | None]) -> None:
 
 
 async def probe_nodes(site: Site) -> None:
-    """One canary per node and look, each sent once to one node."""
+    """One canary per node or rank and look, each sent once to where it was planted."""
     for number in range(LOOKS):
         if number and site.nodes:
             await asyncio.sleep(LOOKS_S)
-        for index, node in enumerate(site.nodes):
-            planting = site.plantings[index]
+        for node, planting in site.plantings:
             seen, trouble = None, planting.trouble
             if not trouble:
                 seen, trouble = await _try_probe(node, planting, number)
             site.account.proof(
                 verdict.node_proof(
                     verdict.NodeEvidence(
-                        where=node.shown,
+                        where=node.shown + of_rank(planting.rank),
                         allowed_tokens=node.allowed_tokens,
                         control_tokens=_control_of(planting, number),
                         probe=seen,
                         trouble=trouble,
-                        acted=site.reset[index] or site.user_acted,
+                        acted=site.reset[node.shown] or site.user_acted,
                         local_only=site.order.local_only,
+                        scattered=node.shown in site.scattered,
                     )
                 )
             )
@@ -102,6 +103,6 @@ async def _try_probe(
     node: Node, planting: Planting, number: int
 ) -> tuple[Probe | None, str | None]:
     try:
-        return await probe(node, planting.canaries[number]), None
+        return await probe(node, planting.canaries[number], planting.rank), None
     except (Unreachable, CanaryRefused) as error:
         return None, f"the probe was not answered: {error}"

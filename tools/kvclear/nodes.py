@@ -8,13 +8,18 @@ from itertools import pairwise
 from typing import Literal
 
 from kvengine.counters import Snapshot, block_tokens, delta, snapshot
-from kvengine.engine import Engine
+from kvengine.engine import Engine, Found
+from kvengine.exposition import labels_of, name_of
 from kvengine.identify import Identity, identify
 from kvengine.server import Server
 from kvengine.tokenize import floor_tokens
 
 LOOKS_FOR_SEVERAL = 8
 """Fresh connections: two replicas behind one URL stay unseen once in 128 by chance."""
+
+CHANCE_TOKENS = 4
+"""What two prompts may share by chance where single tokens are cached, not blocks: they begin with
+16 random hexadecimal digits, of which five are equal once in a million pairs."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,6 +39,8 @@ class Node:
     tokens_per_word: float = 1.5
     starts: set[float] = field(default_factory=set)
     """Process start times seen; one that is new after the clear means a restart."""
+    ranks: tuple[str, ...] = ()
+    """Its data-parallel ranks, each with a cache of its own; none where there is but one."""
 
     @property
     def shown(self) -> str:
@@ -43,8 +50,8 @@ class Node:
     @property
     def allowed_tokens(self) -> int:
         """Cached tokens that a cold prompt may report: the floor, rounded up to a block."""
-        floor, block = self.floor_tokens or 0, self.block_tokens or 1
-        return -(-floor // block) * block
+        floor, block = self.floor_tokens or 0, self.block_tokens
+        return floor + CHANCE_TOKENS if block is None else -(-floor // block) * block
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +64,27 @@ class Node:
         if look is not None and look.start_s is not None:
             self.starts.add(look.start_s)
         return look
+
+    async def behind(self) -> Found | None:
+        """What stands behind it and can be cleared through it. Raises Unreachable."""
+        if self.engine.behind is None:
+            return None
+        look = await self.snapshot()
+        return self.engine.behind.found(look.series if look else {}, self.identity.version)
+
+    def tokens_of_rank(self, look: Snapshot, rank: str, *, since: Snapshot) -> float:
+        """Prompt tokens that one rank counted between two looks."""
+        ranks = self.engine.ranks
+        return sum(
+            value - since.series.get(key, 0.0)
+            for key, value in look.series.items()
+            if ranks and name_of(key) == ranks.counter and labels_of(key).get(ranks.label) == rank
+        )
+
+
+def of_rank(rank: str | None) -> str:
+    """What follows a node's URL where one of its ranks is meant."""
+    return "" if rank is None else f" rank {rank}"
 
 
 async def meet(engine: Engine, server: Server, model: str | None) -> Node:
@@ -73,7 +101,17 @@ async def meet(engine: Engine, server: Server, model: str | None) -> Node:
         block_tokens=block_tokens(looks[0]) if looks else None,
         several=several_servers(looks),
         starts={look.start_s for look in looks if look.start_s is not None},
+        ranks=ranks_of(engine, looks[0]) if looks else (),
     )
+
+
+def ranks_of(engine: Engine, look: Snapshot) -> tuple[str, ...]:
+    """The data-parallel ranks that count behind this page; none where there is but one."""
+    if engine.ranks is None:
+        return ()
+    counting = [key for key in look.series if name_of(key) == engine.ranks.counter]
+    found = {labels_of(key).get(engine.ranks.label, "") for key in counting} - {""}
+    return tuple(sorted(found, key=lambda rank: (len(rank), rank))) if len(found) > 1 else ()
 
 
 def several_servers(looks: Sequence[Snapshot]) -> str | None:

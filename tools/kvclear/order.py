@@ -45,6 +45,11 @@ class Order:
         return [(engine, url) for engine, url in self.engines if engine.tier == "engine"]
 
     @property
+    def caches(self) -> list[tuple[Engine, str]]:
+        """LMCache tiers between the engines and the stores."""
+        return [(engine, url) for engine, url in self.engines if engine.tier == "lmcache"]
+
+    @property
     def stores(self) -> list[tuple[Engine, str]]:
         """Stores behind them."""
         return [(engine, url) for engine, url in self.engines if engine.tier == "store"]

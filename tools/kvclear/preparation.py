@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from kvclear.account import Stopwatch
-from kvclear.canary import CanaryRefused, Planting, plant, probe
+from kvclear.asking import CanaryRefused
+from kvclear.canary import Planting, plant, probe
 from kvclear.clearing import reset_node
-from kvclear.nodes import Node
+from kvclear.nodes import Node, of_rank
 from kvclear.site import LOOKS, LOOKS_S, Site
 from kvclear.stores import await_planted, notice_planted
 from kvengine.rest import come_to_rest
@@ -17,8 +18,9 @@ from kvengine.server import Unreachable
 async def prepare(site: Site) -> None:
     """Come to rest, plant, and wait until the stores have what was planted."""
     await _rest(site)
-    site.plantings = list(await asyncio.gather(*(_plant(site, node) for node in site.nodes)))
-    if not any(planting.canaries for planting in site.plantings):
+    planted = await asyncio.gather(*(_plant_node(site, node) for node in site.nodes))
+    site.plantings = [pair for pairs in planted for pair in pairs]
+    if not any(planting.canaries for _, planting in site.plantings):
         return
     await asyncio.gather(*(await_planted(pool) for pool in site.pools))
     await _rest(site)
@@ -45,17 +47,22 @@ async def _rest(site: Site) -> None:
     )
 
 
-async def _plant(site: Site, node: Node) -> Planting:
+async def _plant_node(site: Site, node: Node) -> list[tuple[Node, Planting]]:
+    """One planting, or one for each rank, after each other: they share the counters."""
+    return [(node, await _plant(site, node, rank)) for rank in node.ranks or (None,)]
+
+
+async def _plant(site: Site, node: Node, rank: str | None) -> Planting:
     watch = Stopwatch()
     try:
-        planting = await plant(node, LOOKS)
+        planting = await plant(node, LOOKS, rank)
     except Unreachable as error:
-        planting = Planting(canaries=(), trouble=str(error))
+        planting = Planting(canaries=(), trouble=str(error), rank=rank)
     sizes = ", ".join(str(canary.prompt_tokens) for canary in planting.canaries)
     hits = ", ".join(str(canary.control_tokens) for canary in planting.canaries)
     site.account.step(
         "plant canaries",
-        node.shown,
+        node.shown + of_rank(rank),
         ok=not planting.trouble,
         seconds=watch.seconds,
         tier="engine",
@@ -69,11 +76,11 @@ async def _loads_from_store(site: Site) -> bool:
 
     The control for a store whose keys do not show; the canary is cached again by it, unburnt.
     """
-    for node, planting in zip(site.nodes, site.plantings, strict=True):
+    for node, planting in site.plantings:
         if planting.canaries and (await reset_node(site, node)).ok is not False:
             canary = planting.canaries[0]
             try:
-                seen = await probe(node, canary)
+                seen = await probe(node, canary, planting.rank)
             except (Unreachable, CanaryRefused):
                 continue
             if (seen.external_tokens or 0) > node.allowed_tokens:

@@ -24,7 +24,7 @@ async def clear(order: Order, account: Account) -> Site:
             # A clear through a router empties one replica and proves nothing about the others.
             _report_several(site, several)
         elif order.dry_run:
-            announce(site)
+            await announce(site)
         else:
             await prepare(site)
             await act(site)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from kvclear import tiers
 from kvclear.clearing import refusal_of
 from kvclear.site import Site
 
 
-def announce(site: Site) -> None:
+async def announce(site: Site) -> None:
     """Say what would be done, and send nothing that changes a cache."""
     order, account = site.order, site.account
 
@@ -17,6 +18,17 @@ def announce(site: Site) -> None:
         would("run command", command, "run")
     for node in site.nodes:
         would(node.engine.clears, node.shown, f"send {node.engine.request}", "engine")
+        for other in node.engine.beside:
+            would(other.clears, node.shown, f"send {other.request}", "engine")
+    if not order.local_only:
+        for engine, server in site.caches:
+            would(engine.clears, server.shown, f"send {engine.request}", "lmcache")
+        for node in site.nodes:
+            found = await node.behind()
+            behind = node.engine.behind
+            said = tiers.announcement(site, behind, found) if behind and found else None
+            if said and behind:
+                would(behind.clears, node.shown, said, "store")
     for hook in order.hooks:
         would(f"http {hook.method}", hook.url, "send")
     if order.metadata_clear:

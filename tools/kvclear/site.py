@@ -11,6 +11,7 @@ from kvclear.nodes import Node, meet
 from kvclear.order import Order
 from kvclear.stores import Keys, Pool, open_pool
 from kvengine.counters import Snapshot
+from kvengine.engine import Engine
 from kvengine.server import Server
 
 LOOKS = 2
@@ -25,11 +26,16 @@ class Site:
     account: Account
     nodes: list[Node]
     pools: list[Pool]
-    plantings: list[Planting] = field(default_factory=list)
+    caches: list[tuple[Engine, Server]] = field(default_factory=list)
+    """LMCache tiers between the nodes and the stores."""
+    plantings: list[tuple[Node, Planting]] = field(default_factory=list)
+    """One for each node, or for each of its ranks."""
     rested: list[Snapshot | None] = field(default_factory=list)
     """Counters of each node between planting and clearing."""
-    reset: list[bool] = field(default_factory=list)
-    """Whether each node may have been cleared: by its answer, or by a restart that was seen."""
+    reset: dict[str, bool] = field(default_factory=dict)
+    """Whether a node may have been cleared, by its answer or by a restart seen; by its URL."""
+    scattered: set[str] = field(default_factory=set)
+    """URLs of front ends behind which more than one worker was cleared, or nobody knows."""
     loaded: bool = False
     """Whether a canary came from behind an engine after a reset of that engine alone."""
     user_acted: bool = False
@@ -62,4 +68,10 @@ async def open_site(order: Order, account: Account, stack: AsyncExitStack) -> Si
         )
         for engine, url in order.stores
     ]
-    return Site(order=order, account=account, nodes=nodes, pools=pools)
+    caches = [
+        (engine, await stack.enter_async_context(Server(url, None, headers, try_path="/")))
+        for engine, url in order.caches
+    ]
+    for _, server in caches:
+        await server.get("/")  # any answer will do: a wrong address is told before anything is sent
+    return Site(order=order, account=account, nodes=nodes, pools=pools, caches=caches)

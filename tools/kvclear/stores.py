@@ -46,7 +46,9 @@ class Pool:
         return self.server.shown
 
     async def look(self) -> Keys:
-        """Count and list the keys. Raises Unreachable."""
+        """Count and list the keys, if this server may be asked. Raises Unreachable."""
+        if self.access.closed is not None and await self.access.closed(self.server):
+            return Keys(count=None, names=None)
         return Keys(
             count=await self.access.key_count(self.server),
             names=await self.access.keys(self.server),
@@ -83,6 +85,9 @@ async def open_pool(
     access = engine.store
     if access is None:
         raise ToolError(f"{engine.kind}: is no store")
+    closed = await access.closed(server) if access.closed is not None else None
+    if closed:
+        raise ToolError(f"{server.shown}: {closed}")
     before = Keys(count=await access.key_count(server), names=await access.keys(server))
     if before.count is None and before.names is None:
         raise ToolError(

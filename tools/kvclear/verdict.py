@@ -28,6 +28,8 @@ class NodeEvidence:
     """Whether anything that may have cleared this node is known to have been done."""
     local_only: bool = False
     """Whether tiers behind the node were to be left alone."""
+    scattered: bool = False
+    """Whether prompts to this URL may be served by one of several workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,11 @@ def _judge_node(seen: NodeEvidence) -> tuple[bool | None, str]:
         )
     if not seen.acted:
         return None, "the canary is gone, but nothing is known to have cleared this node"
+    if seen.scattered:
+        return None, (
+            "the canary is gone, but this front end hands prompts to workers of its choice, so "
+            "another may have missed; stop all but one, or name the workers' own servers"
+        )
     where = " from its own cache" if seen.local_only else ""
     return True, (
         f"a canary that hit {seen.control_tokens} tokens before hit {after:g} now{where} "

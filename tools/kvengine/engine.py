@@ -45,6 +45,54 @@ class Outcome(NamedTuple):
     ok: bool | None
     answer: str
     retries: int
+    servers: int | None = None
+    """How many workers were cleared, where the answer tells; null: not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Several schedulers with a cache each behind one API: how one is told apart and chosen."""
+
+    header: str
+    """The request header that chooses a rank."""
+    counter: str
+    """The counter of prompt tokens, one series a rank."""
+    label: str
+    """Its label that holds the rank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """A cache of an engine's own that holds no prefixes: cleared too, and proving nothing."""
+
+    clears: str
+    """In words for `--dry-run`: `reset encoder cache`."""
+    request: str
+    clear: Callable[[Server], Awaitable[Outcome]]
+
+
+class Found(NamedTuple):
+    """A tier behind an engine that can be cleared through it."""
+
+    name: str
+    shared: bool
+    """Whether other people's keys may be in it, which nothing tells apart here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """How the tier behind an engine is cleared through that engine.
+
+    Never evidence: engines say success for tiers that ignore the order. It comes after every node
+    was cleared, since what a node still holds is stored again by its next hit.
+    """
+
+    clears: str
+    request: str
+    clear: Callable[[Server], Awaitable[Outcome]]
+    found: Callable[[Mapping[str, float], str | None], Found | None]
+    """What stands behind, by the engine's series and version; null where `clear` is not known to
+    act."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +103,8 @@ class Store:
     keys: Callable[[Server], Awaitable[frozenset[str] | None]]
     is_of: Callable[[str, Iterable[str]], bool]
     """Whether a key was written for one of these models (names, roots or directories)."""
+    closed: Callable[[Server], Awaitable[str | None]] | None = None
+    """Why this server must not be asked, such as one that does not lead; null if it may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,3 +125,11 @@ class Engine:
     gauges: Mapping[str, Formula]
     store: Store | None = None
     """How its keys are looked at; null for what has none to show."""
+    ranks: Ranks | None = None
+    """How its data-parallel ranks are chosen; null for what has none."""
+    beside: tuple[Beside, ...] = ()
+    """Its other caches."""
+    behind: Behind | None = None
+    """How what stands behind it is cleared through it; null where it cannot be."""
+    frontend: bool = False
+    """Whether it hands prompts to workers of its choice, so that a miss may be another worker's."""

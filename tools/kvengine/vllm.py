@@ -3,14 +3,20 @@
 Names are those of 0.32 (tests/data/captures/vllm_metrics.txt), with what 0.9 and later had before:
 `prompt_tokens_by_source` came with 0.16, `external_prefix_cache_hits` with 0.11.2, and the `gpu_`
 names went with 0.10.
+
+Routes under VLLM_SERVER_DEV_MODE=1: `/reset_prefix_cache` since 0.7.0 (`reset_external` since
+0.13.0), `/reset_mm_cache` seen in 0.11.2, `/reset_encoder_cache` in 0.16.0. Read in the source of
+0.33.0 and of the versions named; run against 0.32.0 on CPU.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Mapping
 
-from kvengine.engine import Engine, Formula, Outcome, less, term
+from kvengine.engine import Behind, Beside, Engine, Formula, Found, Outcome, Ranks, less, term
 from kvengine.server import Server
 
 _STORE_TIME = "vllm:mooncake_store_operation_time_seconds"
@@ -87,9 +93,13 @@ async def reset_local(server: Server) -> Outcome:
     `ok` is true only for a body that says so: versions up to 0.25 answered an empty 200 whether
     the reset worked or not. Raises Unreachable.
     """
+    return await _reset(server, {})
+
+
+async def _reset(server: Server, params: Mapping[str, str]) -> Outcome:
     retries = 0
     while True:
-        answer = await server.post("/reset_prefix_cache")
+        answer = await server.post("/reset_prefix_cache", params=params)
         said = _success(answer.text) if answer.ok else None
         if said is not False or retries == len(BUSY_WAITS_S):
             break
@@ -106,6 +116,53 @@ def _success(text: str) -> bool | None:
         return None
     said = value.get("success") if isinstance(value, dict) else None
     return said if isinstance(said, bool) else None
+
+
+async def reset_external(server: Server) -> Outcome:
+    """Reset the prefix cache and what a connector keeps behind it; repeated while busy.
+
+    `ok` is never true: the answer is success for every connector that has no such reset.
+    """
+    outcome = await _reset(server, {"reset_external": "true"})
+    return outcome._replace(ok=None if outcome.ok else outcome.ok)
+
+
+STORE_SINCE = (0, 25)
+OFFLOAD_SINCE = (0, 33)
+
+
+def external(series: Mapping[str, float], version: str | None) -> Found | None:
+    """The connector behind this vLLM whose reset is known to act; null for any other.
+
+    MooncakeStoreConnector removes every object of the master, everybody's, since 0.25 (absent in
+    0.22.1); OffloadingConnector empties this process' own memory, known of 0.33. Both show by
+    their series. LMCacheConnectorV1, NixlConnector and ExampleConnector say success and do nothing.
+    """
+    known = _version(version)
+    names = {key.partition("{")[0] for key in series}
+    if any(name.startswith(_STORE_TIME) for name in names):
+        return Found("MooncakeStoreConnector", True) if known >= STORE_SINCE else None
+    if any(name.startswith("vllm:kv_offload_") for name in names):
+        return Found("OffloadingConnector", False) if known >= OFFLOAD_SINCE else None
+    return None
+
+
+def _version(text: str | None) -> tuple[int, ...]:
+    """`0.32.0+cpu` as numbers; nothing for a text without any, which is older than all."""
+    found = re.search(r"\d+(?:\.\d+)+", text or "")
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _resetting(path: str) -> Beside:
+    """A cache whose reset answers an empty 200, or a 404 where this version has none."""
+
+    async def clear(server: Server) -> Outcome:
+        answer = await server.post(path)
+        absent = answer.status in (404, 405)
+        return Outcome(None if answer.ok or absent else False, answer.short(), 0)
+
+    name = path.removeprefix("/reset_").replace("_", " ")
+    return Beside(clears=f"reset {name}", request=f"POST {path}", clear=clear)
 
 
 def advice(outcome: Outcome) -> str | None:
@@ -133,4 +190,12 @@ ENGINE = Engine(
     advice=advice,
     counters=COUNTERS,
     gauges=GAUGES,
+    ranks=Ranks(header="X-data-parallel-rank", counter="vllm:prompt_tokens_total", label="engine"),
+    beside=(_resetting("/reset_mm_cache"), _resetting("/reset_encoder_cache")),
+    behind=Behind(
+        clears="reset external cache",
+        request="POST /reset_prefix_cache?reset_external=true",
+        clear=reset_external,
+        found=external,
+    ),
 )
