@@ -12,10 +12,10 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo test check format matrix real bench docs record engines
+.PHONY: help install demo test check format matrix real bench contamination docs record engines
 
 help:  ## Show this help
-	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Put every tool into .venv/bin
 
@@ -47,6 +47,9 @@ real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 
 bench: $(INSTALLED)  ## Hold kvload's stamps against the truth log of kvsim
 	@bench/run.sh
+
+contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
+	KV_CONTAMINATION_FULL=1 pytest -q -s tests/test_contamination.py
 
 docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation
 	python -m kvschemas schemas
