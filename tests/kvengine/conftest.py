@@ -54,19 +54,18 @@ class Replay:
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[[], Awaitable[Replay]]]:
-    """Call it for one more server; all are stopped at the end."""
+async def serve() -> AsyncIterator[Callable[..., Awaitable[Replay]]]:
+    """Call it for one more server, on a port of its own or on one named; all stop at the end."""
     runners: list[web.AppRunner] = []
 
-    async def start() -> Replay:
+    async def start(port: int = 0) -> Replay:
         replay = Replay()
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", replay.handle)
         runner = web.AppRunner(app)
         await runner.setup()
         runners.append(runner)
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         port = runner.addresses[0][1]
         replay.url = f"http://127.0.0.1:{port}"
         return replay

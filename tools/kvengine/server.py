@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from kvengine.urls import base_url, redact
 from kvpipe.process import ToolError
@@ -71,6 +72,20 @@ class Server:
         self._timeout_s = timeout_s
         self._try_path = try_path
         self._session: aiohttp.ClientSession | None = None
+
+    def on_port(self, port: int | None) -> Server:
+        """Another server of the same host, asked in the same way; null is this one's own port."""
+        parts = urlsplit(self.base)
+        host = parts.hostname or ""
+        host = f"[{host}]" if ":" in host else host
+        user, at, _ = parts.netloc.rpartition("@")
+        netloc = parts.netloc if port is None else f"{user}{at}{host}:{port}"
+        return Server(
+            urlunsplit((parts.scheme, netloc, parts.path, "", "")),
+            headers=self._headers,
+            timeout_s=self._timeout_s,
+            try_path=self._try_path,
+        )
 
     async def __aenter__(self) -> Self:
         import aiohttp
