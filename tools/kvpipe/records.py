@@ -204,13 +204,15 @@ class Proof(Record, frozen=True, kw_only=True):
 
     tier: Annotated[str, Meta(description="Tier that was looked at: engine or store.")]
     where: Annotated[str, Meta(description="Endpoint that was asked.")]
-    how: Annotated[str, Meta(description="`canary`, `key count` or `our keys`.")]
+    how: Annotated[
+        str, Meta(description="`canary`, `key count`, `our keys`, or `salt probe: WAY`.")
+    ]
     control_tokens: Annotated[
         int | None,
         Meta(description="Tokens that the engine reported as hit before; null: no control."),
     ] = None
     after_tokens: Annotated[
-        int | None, Meta(description="Tokens that it reported as hit after; null: not told.")
+        int | None, Meta(description="Tokens hit after, or under another salt; null: not told.")
     ] = None
     keys_before: Annotated[int | None, Meta(description="Keys in the store before.")] = None
     keys_after: Annotated[int | None, Meta(description="Keys in the store after.")] = None
