@@ -2,12 +2,19 @@
 
 The metadata server (port 8080) holds addresses of segments and no KV object; wiping it clears
 nothing and breaks every client that joins later, so nothing here ever touches it.
+
+Run against 0.3.13.post1: counts, lists, removal by force, and the client of `mooncake_client`.
+Read in its source: HA (`/role`, `/leader`, `/ha_status`), and what older masters lack.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from kvengine.engine import Engine, Formula, Outcome, Store, term
 from kvengine.exposition import parse
@@ -76,18 +83,103 @@ def removed_count(text: str) -> int | None:
 
 
 async def clear(server: Server) -> Outcome:
-    """`remove_all` by force: right after a load every key is within its lease."""
-    return await remove_all(server, force=True)
+    """`remove_all` by force: right after a load every key is within its lease.
+
+    Masters before 0.3.12.post1 have no such route; there it goes through the Python client, if
+    this server is a master at all and lists its keys. Raises Unreachable.
+    """
+    outcome = await remove_all(server, force=True)
+    if not outcome.answer.startswith(("404", "405")) or await key_count(server) is None:
+        return outcome
+    listed = await keys(server)
+    if listed is None:
+        return outcome
+    if not listed:
+        return Outcome(True, "nothing to remove: it lists no key", 0)
+    return await remove_through_client(rpc_address(server), min(listed))
+
+
+async def remove_through_client(master: str, key: str) -> Outcome:
+    """Remove everything from the master that has `key`, by a client in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "kvengine.mooncake_client", master, key),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(CLIENT_S):
+            said, _ = await process.communicate()
+    except TimeoutError:
+        said = json.dumps({"error": f"{master}: no answer within {CLIENT_S:g} s"}).encode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    # The library may print beside it; ours is the last line.
+    try:
+        value = json.loads(said.decode(errors="replace").strip().rpartition("\n")[2])
+    except ValueError:
+        value = {"error": f"the client ended with status {process.returncode}"}
+    removed = value.get("removed")
+    if isinstance(removed, int):
+        return Outcome(True, f"{master}: removed {removed} objects {THROUGH}", 0)
+    return Outcome(False, f"{THROUGH}: {value.get('error')}", 0)
+
+
+CLIENT_S = 60.0
+THROUGH = "through the Python client (the master has no remove_all)"
+RPC_PORT = 50051
+
+
+def rpc_address(server: Server) -> str:
+    """Where clients reach this master: MOONCAKE_MASTER as for Mooncake itself, else port 50051."""
+    host = urlsplit(server.base).hostname or ""
+    return os.environ.get("MOONCAKE_MASTER") or f"{host}:{RPC_PORT}"
+
+
+async def not_leading(server: Server) -> str | None:
+    """Why an HA master must not be asked; null for the leader, and for masters without HA.
+
+    A standby answers `/metrics` like any other, with a key count of its own that means nothing.
+    Roles are of 0.3.13.post1 and later; older masters answer 404.
+    """
+    role = await server.get("/role")
+    if not role.ok or role.text.strip() not in ("leader", "standby"):
+        return None
+    state = await server.get("/ha_status")
+    shown = state.text.strip() if state.ok else "unknown"
+    if role.text.strip() == "leader":
+        return (
+            None if shown in ("serving", "unknown") else f"leads, but is not serving yet ({shown})"
+        )
+    leader = await server.get("/leader")
+    address = _leader_address(leader.text) if leader.ok else None
+    ask = f"ask the admin port of the leader, {address}" if address else "it knows no leader"
+    return f"a standby of an HA master ({shown}), whose key count means nothing: {ask}"
+
+
+def _leader_address(text: str) -> str | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    address = value.get("leader_address") if isinstance(value, dict) else None
+    return address if isinstance(address, str) and address else None
 
 
 def advice(outcome: Outcome) -> str | None:
     """What to do when a removal was not ok."""
     if outcome.ok:
         return None
+    if "is another store" in outcome.answer:
+        return "name this master's RPC address in MOONCAKE_MASTER=HOST:PORT (50051 by default)"
+    if outcome.answer.startswith(THROUGH):
+        return "see there, or restart the store's nodes: their memory is the store"
     if outcome.answer.startswith(("404", "405")):
         return (
             "no such API: masters before 0.3.12.post1 lack it, and so does the metadata server "
-            "(port 8080); name the master's admin port (9003), or use Mooncake's Python client"
+            "(port 8080); name the master's admin port (9003)"
         )
     return "name the master's admin and metrics port, 9003 unless --metrics_port says otherwise"
 
@@ -101,5 +193,5 @@ ENGINE = Engine(
     advice=advice,
     counters=COUNTERS,
     gauges=GAUGES,
-    store=Store(key_count=key_count, keys=keys, is_of=is_of),
+    store=Store(key_count=key_count, keys=keys, is_of=is_of, closed=not_leading),
 )
