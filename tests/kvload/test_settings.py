@@ -40,6 +40,24 @@ def test_repeats_bring_the_control_before_and_after_in_turn_and_never_between() 
     assert arms(asked, 2) == [("cold", 1), ("hit", 2), ("no_reuse", 0)]
 
 
+def test_one_repeat_alone_has_its_control_where_it_is_asked_for() -> None:
+    for repeat, control in ((1, "before"), (2, "after"), (3, "before")):
+        plans = rounds_of(experiment("--repeat", str(repeat), "--control"), repeat)
+        told = [(plan.arm, plan.position) for plan in plans]
+        plain: list[tuple[str, str | None]] = [("cold", None), ("hit", None)]
+        beside = ("no_reuse", control)
+        assert told == ([beside, *plain] if control == "before" else [*plain, beside])
+    assert arms(experiment("--repeat", "2"), 2) == [("cold", 1), ("hit", 2)]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--round", "1"), ("--rounds", "1"), ("--salt", "none"), ("--aa",), ("--arm", "cold")]
+)
+def test_a_control_needs_cold_and_hit(flags: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--control"):
+        experiment("--control", *flags)
+
+
 def test_across_nodes_the_control_runs_where_the_hits_go() -> None:
     asked = experiment(*TWO)
     assert asked.tier == "remote"

@@ -78,6 +78,8 @@ def _experiment_flags(group: argparse._ArgumentGroup) -> None:
     add("--aa", action="store_true", help="the same arm twice under new salts: the A/A check")
     add("--repeats", type=count, metavar="N", help="repeats: new text and salt of the same shape")
     add("--repeat", type=count, metavar="I", help="only repeat I")
+    add("--control", action="store_true", help="a no_reuse round beside cold and hit, where a"
+        " single repeat on one node goes without")  # fmt: skip
     add("--experiment", metavar="ID", help="experiment that the rounds belong to")
     add("--salt", metavar="none|auto|request|TEXT", help="namespace of the prompts (default:"
         " auto; none with --round)")  # fmt: skip

@@ -80,6 +80,7 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         tier=cast("Tier", tier),
         pause_s=_first(args.pause, config.pause_s if config else None, 5.0),
         repeats=_repeats(args, config),
+        control=args.control,
         salt=_first(
             args.salt, config.salt if config else None, "none" if only is not None else "auto"
         ),

@@ -48,6 +48,7 @@ class Experiment:
     tier: Tier
     pause_s: float
     repeats: tuple[int, ...]
+    control: bool
     salt: str
     isolation: Cleared | None
     engines: tuple[tuple[str, str], ...]
@@ -133,11 +134,12 @@ def wants_control(experiment: Experiment) -> bool:
     """Whether a no_reuse round stands beside cold and hit.
 
     Across nodes it is what B's hits are compared with; with repeats it is the control of drift and
-    the baseline with a steady state. A single ad-hoc run on one node goes without.
+    the baseline with a steady state. A single ad-hoc run on one node goes without, unless it says
+    `control`: then it is one repeat of several that run in processes of their own.
     """
     if experiment.salt == "none" or experiment.rounds < 2:
         return False
-    return experiment.tier == "remote" or len(experiment.repeats) > 1
+    return experiment.control or experiment.tier == "remote" or len(experiment.repeats) > 1
 
 
 def check(experiment: Experiment) -> None:
@@ -153,5 +155,10 @@ def check(experiment: Experiment) -> None:
             raise UsageError(
                 "--tier remote needs round 2 on another endpoint: --url 1=URL_A --url 2=URL_B"
             )
+    alone = experiment.only_round is not None or experiment.arm or experiment.same_arm_twice
+    if experiment.control and (alone or experiment.salt == "none" or experiment.rounds < 2):
+        raise UsageError(
+            "--control adds a no_reuse round to cold and hit: it needs both of them and a salt"
+        )
     if experiment.only_round is not None and len(experiment.repeats) > 1:
         raise UsageError("--round is one round: give --repeat I, not --repeats N")
