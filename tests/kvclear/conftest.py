@@ -1,4 +1,4 @@
-"""The runs of `runs.py`, started together and waited for one by one."""
+"""The runs of `runs.py` and `other_runs.py`, started together and waited for one by one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from inspect import getsource
 
 import pytest
-from tests.kvclear.runs import RUNS, Run
+from tests.kvclear import other_runs, runs
+from tests.kvclear.runs import Run
 
 AT_ONCE = 8
+RUNS = runs.RUNS | other_runs.OTHER_RUNS
 
 
 @pytest.fixture(scope="session")

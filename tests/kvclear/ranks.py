@@ -6,14 +6,13 @@ X-data-parallel-rank; without it prompts go round. Made by hand after vLLM 0.33'
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import threading
 from collections.abc import Iterator
 
 import aiohttp
 from aiohttp import web
+from tests.kvclear.stand_ins import serving
 
 
 class Front:
@@ -71,31 +70,5 @@ def one_server_of(
 ) -> Iterator[str]:
     """The URL of one server with these engines as its ranks."""
     front = Front(ranks, honours_header, list(range(len(ranks))) if resets is None else resets)
-    loop = asyncio.new_event_loop()
-    started: list[str] = []
-    ready = threading.Event()
-
-    async def start() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", front.handle)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        started.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        return runner
-
-    def serve() -> None:
-        runner = loop.run_until_complete(start())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield started[0]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
+    with serving([web.route("*", "/{path:.*}", front.handle)]) as url:
+        yield url
