@@ -10,23 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.family import environment
 from tests.simulated import FAST, cluster, kvsim
 
 from kvengine import vllm
+from kvengine.identify import identify
 from kvengine.saltask import Endpoint
 from kvengine.saltprobe import WAYS, Reset, SaltProbe, probe_salts, probe_way
 from kvengine.server import Server
-from kvpipe.records import SaltWay
+from kvload.controls import salt_findings
+from kvload.settings import Experiment
+from kvload.site import Node, Site, salt_way
+from kvpipe.records import Finding, SaltWay
 
 Key = Callable[[dict[str, Any]], Any]
 
@@ -219,7 +225,12 @@ def tag_of(body: dict[str, Any]) -> Any:
 
 
 def no_key(_: dict[str, Any]) -> None:
-    return None
+    """The prompt alone."""
+
+
+def nothing_twice(_: dict[str, Any]) -> str:
+    """Nothing is ever found again: no cache."""
+    return secrets.token_hex(8)
 
 
 def test_a_store_that_ignores_the_field_is_named_even_without_a_reset() -> None:
@@ -243,8 +254,45 @@ def test_lmcache_in_process_honours_tags_and_the_engine_before_it_does_not() -> 
 
 def test_lmcache_behind_an_engine_without_a_cache_of_its_own_takes_tags() -> None:
     """`--no-enable-prefix-caching`: only LMCache's keys count."""
-    with serving(TwoTiers(own=lambda body: object(), behind=tag_of)) as url:
+    with serving(TwoTiers(own=nothing_twice, behind=tag_of)) as url:
         assert [one.way for one in first_honoured(url)] == ["cache_salt", "lmcache_tag"]
+
+
+# --- kvload takes what is honoured ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("own", "behind", "way", "ignored_by"),
+    [
+        (salt_of, salt_of, "cache_salt", []),
+        (salt_of, no_key, "prompt_head", ["store"]),
+        (salt_of, tag_of, "prompt_head", ["store"]),
+        (nothing_twice, tag_of, "lmcache_tag", ["store"]),
+    ],
+)
+def test_kvload_takes_the_first_way_that_every_tier_honours(
+    own: Key, behind: Key, way: SaltWay, ignored_by: list[str]
+) -> None:
+    async def chosen(url: str) -> tuple[SaltWay, list[Finding]]:
+        async with Server(url) as server:
+            identity = await identify(server, None)
+            node = Node(
+                endpoint_url=url,
+                server=server,
+                identity=replace(identity, engine="vllm"),
+                counts=True,
+                block_tokens=None,
+                floor_tokens=0,
+            )
+            site = Site(nodes={url: node}, extra=[], resetters=[], model="sim")
+            asked = cast(Experiment, SimpleNamespace(warmup_passes=1, api="completions"))
+            taken, probe = await salt_way(site, asked)
+            return taken, salt_findings(probe, taken)
+
+    with serving(TwoTiers(own=own, behind=behind)) as url:
+        taken, findings = asyncio.run(chosen(url))
+    assert taken == way
+    assert [one.evidence["ignored_by"] for one in findings] == [ignored_by] * bool(ignored_by)
 
 
 # --- kvclear --probe-salt ------------------------------------------------------------------------

@@ -122,7 +122,6 @@ def test_two_blocks_under_a_leader_or_a_unique_are_found(
     salt = f"two-blocks-{stratum}"
     head = ids_of(real_stack.a, victim)[: planted + 1]
     real_stack.a.complete(head, cache_salt=salt)
-    real_stack.a.sources()
 
     one = cold_round(real_stack, tmp_path, path, salt)
 
