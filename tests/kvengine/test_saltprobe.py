@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import pytest
 from tests.family import environment
+from tests.kvclear.ranks import one_server_of
 from tests.simulated import FAST, cluster, kvsim
 
 from kvengine import vllm
@@ -331,6 +332,24 @@ def test_kvclear_finds_the_way_that_all_nodes_share() -> None:
         status, record, _ = kvclear("--vllm", good.url, "--vllm", bad.url)
     assert (status, "prompt_head isolates here" in record["reason"]) == (0, True)
     assert ("salt probe: cache_salt", "engine", False) in verdicts(record)
+
+
+@pytest.mark.parametrize(("honours_header", "status"), [(True, 0), (False, 1)])
+def test_kvclear_asks_one_rank_of_several_or_claims_nothing(
+    honours_header: bool, status: int
+) -> None:
+    """Where prompts go round, a miss of the other rank would pass for an honoured salt."""
+    ignoring = (*FAST, "--fault", "ignore_salt")
+    with (
+        kvsim(*ignoring) as a,
+        kvsim(*ignoring) as b,
+        one_server_of([a.url, b.url], honours_header=honours_header) as url,
+    ):
+        ended, record, _ = kvclear("--vllm", url)
+    assert ended == status
+    ways = dict(zip(("cache_salt", "lmcache_tag", "prompt_head"), record["proofs"], strict=True))
+    seen = [proof["verified"] for proof in ways.values()]
+    assert seen == ([False, False, True] if honours_header else [None, None, None])
 
 
 def test_kvclear_without_a_control_is_1() -> None:

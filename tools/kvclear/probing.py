@@ -15,6 +15,7 @@ from kvclear.account import Account, Stopwatch
 from kvclear.nodes import Node
 from kvclear.order import Order
 from kvclear.site import open_site
+from kvengine.counters import Snapshot
 from kvengine.saltask import Endpoint
 from kvengine.saltprobe import WAYS, SaltProbe, TierProbe, probe_way
 from kvengine.server import Unreachable
@@ -80,7 +81,8 @@ async def _first_common(nodes: list[Node], account: Account) -> SaltWay | None:
 async def _endpoint(node: Node) -> Endpoint:
     """The API that answers here: completions, else chat with its own template's head."""
     body = {"model": node.identity.model, "prompt": "a", "max_tokens": 1}
-    if (await node.server.post("/v1/completions", json=body)).status in (400, 404, 405, 501):
+    first = await node.server.post("/v1/completions", json=body, headers=_headers(node))
+    if first.status in (400, 404, 405, 501):
         node.api = "chat"
         node.floor_tokens = await floor_tokens(node.server, node.identity.model, "chat")
     return Endpoint(
@@ -88,17 +90,39 @@ async def _endpoint(node: Node) -> Endpoint:
         model=node.identity.model,
         api=node.api,
         floor_tokens=node.floor_tokens,
+        headers=_headers(node),
     )
+
+
+def _headers(node: Node) -> dict[str, str]:
+    """Of the first rank, where there are several: another rank's miss would look like a salt's."""
+    ranks = node.engine.ranks
+    return {ranks.header: node.ranks[0]} if ranks is not None and node.ranks else {}
+
+
+async def _strayed(node: Node, before: Snapshot | None) -> str | None:
+    """Which rank got prompts that were meant for the first one; null if none did."""
+    after = await node.snapshot()
+    if before is None or after is None:
+        return None
+    for rank in node.ranks[1:]:
+        if node.tokens_of_rank(after, rank, since=before):
+            return f"rank {rank} got prompts that were meant for rank {node.ranks[0]}"
+    return None
 
 
 async def _probe(node: Node, endpoint: Endpoint, way: SaltWay, account: Account) -> bool:
     """One way on one node, written down and told; whether it is honoured."""
     watch = Stopwatch()
+    before = await node.snapshot() if node.ranks else None
     try:
         one = await probe_way(endpoint, way, node.engine.clear)
+        trouble = await _strayed(node, before)
     except Unreachable as error:
-        trouble = TierProbe(tier="engine", honoured=None, reason=str(error))
-        one = SaltProbe(way=way, tiers=(trouble,))
+        trouble = str(error)
+    if trouble is not None:
+        tier = TierProbe(tier="engine", honoured=None, reason=trouble)
+        one = SaltProbe(way=way, tiers=(tier,))
     by = f" by the {' and the '.join(one.ignored_by)}" if one.ignored_by else ""
     account.step(
         f"probe {way}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -29,6 +30,8 @@ class Endpoint:
     model: str
     api: Literal["chat", "completions"]
     floor_tokens: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with each prompt: what chooses one of several caches behind this URL."""
 
     @property
     def allowed_tokens(self) -> int:
@@ -56,27 +59,38 @@ class _Usage(msgspec.Struct, frozen=True):
     prompt_tokens_details: _Details | None = None
 
 
+class _Timings(msgspec.Struct, frozen=True):
+    cache_n: int | None = None
+
+
 class _Answer(msgspec.Struct, frozen=True):
     usage: _Usage | None = None
+    timings: _Timings | None = None
 
 
 async def ask(endpoint: Endpoint, way: SaltWay, text: str, salt: str) -> Told:
     """Send `text` under `salt`, as kvload would salt it. Raises Unreachable."""
     before = await snapshot(endpoint.server)
     path, body = request_of(endpoint, way, text, salt)
-    answer = await endpoint.server.post(path, json=body, timeout_s=ANSWER_S)
+    answer = await endpoint.server.post(
+        path, json=body, headers=endpoint.headers, timeout_s=ANSWER_S
+    )
     if not answer.ok:
         return Told(cached_tokens=None, refused=answer.short(120))
     try:
-        usage = msgspec.json.decode(answer.text, type=_Answer).usage or _Usage()
+        told = msgspec.json.decode(answer.text, type=_Answer)
     except msgspec.DecodeError:
         return Told(cached_tokens=None, refused=f"no completion: {answer.short(80)}")
+    usage = told.usage or _Usage()
     after = await _counted(endpoint.server, before, usage.prompt_tokens)
     known = before is not None and after is not None
     moved = delta(before, after)[0] if before is not None and after is not None else {}
     details = usage.prompt_tokens_details
+    cached = details.cached_tokens if details is not None else None
+    if cached is None and told.timings is not None:
+        cached = told.timings.cache_n  # llama.cpp's own, older than its usage details
     return Told(
-        cached_tokens=details.cached_tokens if details is not None else None,
+        cached_tokens=cached,
         local_tokens=moved.get("local_tokens") if known else None,
         external_tokens=moved.get("external_tokens") if known else None,
     )
