@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo test check format matrix real bench contamination docs record engines
+.PHONY: help install demo test check format matrix matrix-drill real bench contamination docs record engines
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +36,21 @@ format: $(INSTALLED)  ## Format the code
 	ruff format .
 	ruff check --fix .
 
-matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
-	@[[ -n "$${CONFIG:-}" ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
-	command -v kvmatrix >/dev/null || { echo "matrix: kvmatrix is not part of this version yet; \
-	until it is, run kvload --config FILE --scenarios NAME once per scenario, kvclear between" >&2; exit 2; }; \
-	kvmatrix "$$CONFIG" | $(MAKE) --no-print-directory -f -
+# What a person wrote reaches the recipe as environment, never as text of a command.
+matrix: export KV_MATRIX = $(value CONFIG)
+matrix: export KV_ONLY = $(value ONLY)
+matrix: export KV_COMMANDS = $(value ALLOW_COMMANDS)
+
+# `make -n matrix` shows the pipelines instead of running them: they can be pasted into bash, where
+# this line, without KV_MATRIX, does nothing.
+matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml [ONLY=name]
+	+@if [[ -v KV_MATRIX ]]; then \
+	[[ -n $$KV_MATRIX ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
+	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands}) || exit; \
+	exec $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
+
+matrix-drill: $(INSTALLED)  ## Kill a matrix of eight scenarios twenty times, and resume (minutes)
+	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh

@@ -32,6 +32,7 @@ WORKS: dict[str, str] = {
     "kvclear": "--dry-run --vllm {url}",
     "kvload": "--url {url} --scenario cold_start --requests 2 --context-tokens 64 --sentinels 0 "
     "--output-tokens 2 --round 1 --warmup 0 -q",
+    "kvmatrix": f"{ROOT}/configs/matrix_concurrency_sweep.yaml -q",
     "kvplan": "--scenario cold_start --requests 2 --context-tokens 64",
     "kvreport": f"{VALID}/round_stats.jsonl",
     "kvsim": "--port 0",
@@ -48,6 +49,14 @@ FAILS: dict[str, list[str]] = {
         "--url {url} --config nowhere.yaml",
         "--url {url} --scenario cold_start --round 1 --salt auto",
         "--url {url} --model no-such-model --scenario cold_start",
+    ],
+    "kvmatrix": [
+        "",
+        "nowhere.yaml",
+        f"{ROOT}/configs/test_config_simple.yaml",
+        f"{ROOT}/configs/matrix_full.yaml",
+        f"{ROOT}/configs/matrix_concurrency_sweep.yaml --only nobody",
+        f"{ROOT}/configs/matrix_concurrency_sweep.yaml --summary --only nobody",
     ],
     "kvplan": ["", "--scenario no_such_scenario", "--scenario cold_start --requests none"],
     "kvreport": ["nowhere.json", "--format pdf nowhere.json", f"{VALID}/finding.json"],

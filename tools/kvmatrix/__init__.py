@@ -1,0 +1,1 @@
+"""kvmatrix: a matrix file in, make rules out; make is the scheduler."""

@@ -1,0 +1,3 @@
+from kvmatrix.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""kvmatrix's command line: a matrix file in, make rules out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from kvpipe.process import UsageError, complain, new_parser, run_tool
+
+if TYPE_CHECKING:
+    from kvmatrix.matrix import Matrix
+    from kvmatrix.schedule import Step
+
+PROG = "kvmatrix"
+EXAMPLES = """\
+  kvmatrix matrix.yaml --estimate
+  kvmatrix matrix.yaml | make -f -
+  kvmatrix matrix.yaml --only 'cloud-a-single-7B' | make -f -
+  kvmatrix matrix.yaml --summary
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = new_parser(
+        PROG,
+        "A matrix of scenarios in, make rules out: make runs them one after the other, isolated,"
+        " and only what is missing. Plan and time estimate go to stderr.",
+        EXAMPLES,
+        usage="kvmatrix FILE [--check | --estimate | --summary] [--only NAME] [--allow-commands]",
+    )
+    made.add_argument("file", metavar="FILE", help="matrix (YAML)")
+    what = made.add_mutually_exclusive_group()
+    what.add_argument(
+        "--check", action="store_true", help="read the matrix and its configs, write no rules"
+    )
+    what.add_argument(
+        "--estimate", action="store_true", help="write plan and time estimate to stdout, no rules"
+    )
+    what.add_argument(
+        "--summary",
+        action="store_true",
+        help="write what became of it; status 1 if something failed, is missing or tainted",
+    )
+    made.add_argument(
+        "--only", metavar="NAME", help="only this scenario: what is missing of it, else all of it"
+    )
+    made.add_argument(
+        "--allow-commands",
+        action="store_true",
+        help="let kvclear run the shell commands in isolation.commands",
+    )
+    made.add_argument("-q", "--quiet", action="store_true", help="no plan on stderr")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The executable."""
+    run_tool(PROG, run, argv)
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Write what was asked for; the exit status."""
+    args = parser().parse_args(argv)
+    from kvmatrix.matrix import read_matrix  # YAML and schemas: --help does without
+
+    if args.only is not None and (args.check or args.summary):
+        raise UsageError("--only picks what is run: it goes with the rules and --estimate")
+    matrix = read_matrix(args.file, allow_commands=args.allow_commands)
+    if args.summary:
+        return _summary(matrix)
+    from kvmatrix.plan import plan_text
+    from kvmatrix.schedule import schedule
+
+    steps = schedule(matrix, args.only)
+    if args.check:
+        if not args.quiet:
+            complain(f"{args.file}: valid, {len(matrix.scenarios)} scenarios", PROG)
+        return 0
+    if args.estimate:
+        sys.stdout.write(plan_text(matrix, steps))
+        return 0
+    if not args.quiet:
+        sys.stderr.write(plan_text(matrix, steps))
+    _write_rules(matrix, steps, ["--allow-commands"] if args.allow_commands else [])
+    return 0
+
+
+def _write_rules(matrix: Matrix, steps: list[Step], flags: list[str]) -> None:
+    import secrets
+
+    from kvmatrix.disk import experiment_in
+    from kvmatrix.rules import rules
+
+    experiment = experiment_in(matrix.out) or secrets.token_hex(6)
+    sys.stdout.buffer.write(rules(matrix, steps, experiment, flags).encode())
+
+
+def _summary(matrix: Matrix) -> int:
+    from kvmatrix.summary import summary
+
+    text, clean = summary(matrix)
+    sys.stdout.buffer.write(text.encode())
+    return 0 if clean else 1

@@ -1,0 +1,48 @@
+"""The plan of a matrix, for people: what will run, how it is isolated, how long it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kvmatrix.estimate import ASSUMED, duration
+from kvmatrix.matrix import Matrix, Scenario
+from kvmatrix.quoting import shown
+from kvmatrix.schedule import Step
+
+
+def plan_text(matrix: Matrix, steps: Sequence[Step]) -> str:
+    """The plan, line by line; ends with the estimate of what is still to do."""
+    due = [step for step in steps if step.attempt is not None]
+    lines = [
+        f"{shown(str(matrix.path))}: {len(matrix.scenarios)} scenarios x {matrix.repeats}"
+        f" repeats, {len(due)} of {len(steps)} still to do, into {matrix.out}"
+    ]
+    for number, scenario in enumerate(matrix.scenarios, 1):
+        left = sum(step.scenario is scenario for step in due)
+        lines.append(f"  {number}/{len(matrix.scenarios)} {shown(scenario.name)}")
+        lines.append(f"      {_what(scenario)}; {left} to do")
+        lines.append(f"      isolation: {_isolation(matrix, scenario)}")
+    total = sum(step.scenario.shape.repeat_s for step in due)
+    lines.append(f"estimate: about {duration(total)}, {ASSUMED}")
+    return "\n".join(lines) + "\n"
+
+
+def _what(scenario: Scenario) -> str:
+    shape = scenario.shape
+    load = "serial" if shape.concurrency == 1 else f"{shape.concurrency} at a time"
+    if shape.rate_rps is not None:
+        load = f"{shape.rate_rps:g} requests/s"
+    rounds = f"{shape.rounds} rounds" + (" and a control" if scenario.control else "")
+    return (
+        f"{scenario.scenario}, {shape.requests} requests with sentinels, {load}, {rounds},"
+        f" {duration(shape.repeat_s)} a repeat"
+    )
+
+
+def _isolation(matrix: Matrix, scenario: Scenario) -> str:
+    salt = "no salt" if scenario.salt == "none" else "a new salt for each repeat"
+    if scenario.clearing is None:
+        why = "nothing named to clear with" if matrix.clears else "no clearing wanted"
+        return f"{salt}; {why}"
+    what = ", ".join(scenario.clearing.named) or "commands"
+    return f"{salt}; kvclear before each repeat ({what})"
