@@ -43,6 +43,7 @@ OTHER_RUNS: dict[str, Callable[[], Run]] = {
     "sglang": on_a_stand_in("sglang", SGLang),
     "sglang, storage kept": on_a_stand_in("sglang", partial(SGLang, storage=True)),
     "sglang, storage too": on_a_stand_in("sglang", partial(SGLang, storage=True), "--global"),
+    "head not told": on_a_stand_in("sglang", partial(SGLang, head=40)),
     "llama.cpp": on_a_stand_in("llamacpp", partial(LlamaCpp, cache_ram=False)),
     "llama.cpp, cache in ram": on_a_stand_in("llamacpp", partial(LlamaCpp, cache_ram=True)),
     "dynamo, one worker": on_a_stand_in("dynamo", partial(Dynamo, workers=1)),

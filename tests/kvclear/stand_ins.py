@@ -24,7 +24,9 @@ class StandIn:
 
     owner = ""
 
-    def __init__(self) -> None:
+    def __init__(self, *, head: int = 0) -> None:
+        self.head = ["template"] * head
+        """Words that stand at the head of every prompt, which no /tokenize tells."""
         self.cached: list[list[str]] = []
         self.behind: list[list[str]] = []
         """What a tier behind it keeps, where there is one."""
@@ -45,7 +47,7 @@ class StandIn:
         return web.json_response({"object": "list", "data": [card]})
 
     async def complete(self, request: web.Request) -> web.Response:
-        words = (await request.json())["prompt"].split()
+        words = [*self.head, *(await request.json())["prompt"].split()]
         hit = max((shared(words, other) for other in [*self.cached, *self.behind]), default=0)
         self.keep(words)
         return web.json_response(self.answer(len(words), min(hit, len(words) - 1)))
@@ -69,8 +71,8 @@ class SGLang(StandIn):
 
     owner = "sglang"
 
-    def __init__(self, *, storage: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, storage: bool = False, head: int = 0) -> None:
+        super().__init__(head=head)
         self.storage = storage
         self.busy = 1
 
@@ -114,6 +116,7 @@ class LlamaCpp(StandIn):
     def routes(self) -> list[web.RouteDef]:
         return [
             *super().routes(),
+            web.post("/tokenize", self.tokenize),
             web.get("/slots", self.slots),
             web.post("/slots/{slot}", self.erase),
         ]
@@ -128,6 +131,11 @@ class LlamaCpp(StandIn):
             "usage": {"prompt_tokens": TOKENS_PER_WORD * words},
             "timings": {"cache_n": TOKENS_PER_WORD * hit},
         }
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        words = (await request.json()).get("content", "").split()
+        tokens = [hash(word) % 32000 for word in words for _ in range(TOKENS_PER_WORD)]
+        return web.json_response({"tokens": [1, *tokens] if words else []})
 
     async def slots(self, request: web.Request) -> web.Response:
         return web.json_response([{"id": 0}, {"id": 1}])

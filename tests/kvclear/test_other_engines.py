@@ -28,9 +28,18 @@ def test_sglangs_storage_keeps_it_warm_until_it_may_be_cleared(result_of: Result
     assert run.seen["asked"][-1] == "storage", "behind the node, so after it"
 
 
+def test_a_head_that_no_tokenizer_tells_is_learned_and_no_false_alarm(result_of: ResultOf) -> None:
+    """The first probe stores the head again, and the second finds it."""
+    run = result_of("head not told")
+    assert (run.status, run.verified) == (0, True), run.err
+    assert [proof["after_tokens"] for proof in run.proofs("engine")] == [0, 80]
+    assert run.record is not None and run.record["floor_tokens"] == 80
+
+
 def test_llama_cpp_is_cold_only_without_its_cache_in_ram(result_of: ResultOf) -> None:
     run = result_of("llama.cpp")
     assert (run.status, run.verified) == (0, True), run.err
+    assert run.record is not None and run.record["floor_tokens"] == 1, "its own key of /tokenize"
     warm = result_of("llama.cpp, cache in ram")
     assert (warm.status, warm.verified) == (1, False)
     [erase] = warm.steps("erase slots")

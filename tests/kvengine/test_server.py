@@ -1,3 +1,4 @@
+import json
 import socket
 
 import pytest
@@ -93,3 +94,15 @@ async def test_tokens_and_floor(serve) -> None:
         replay.on("POST /tokenize", Reply("", 404))
         assert await floor_tokens(server, "tiny", "completions") is None
     assert ['"messages"' in body for body in replay.bodies[-4:]] == [True, True, False, False]
+
+
+async def test_a_server_with_another_key_for_its_tokenizer(serve) -> None:
+    """llama.cpp (after its source) wants `content`, and answers without it that there are none."""
+    replay = (await serve()).on("POST /tokenize", Reply('{"tokens":[]}'), Reply('{"tokens":[1,7]}'))
+    async with Server(replay.url) as server:
+        assert await tokens_of(server, "m", "two words") == [1, 7]
+        assert json.loads(replay.bodies[1])["content"] == "two words"
+        replay.on("POST /tokenize", Reply('{"tokens":[]}'))
+        assert await tokens_of(server, "m", "two words") is None
+        assert await tokens_of(server, "m", [{"role": "user", "content": "x"}]) is None
+        assert await floor_tokens(server, "m", "chat") is None, "not known, rather than 0"

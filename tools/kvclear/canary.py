@@ -171,9 +171,8 @@ async def _plant_one(node: Node, tokens: int, rank: str | None) -> Canary:
     prompt_tokens = first.prompt_tokens or tokens
     node.tokens_per_word = prompt_tokens / max(1, len(text.split()))
     seen = first.cached_tokens
-    if node.floor_tokens is None and seen is not None and seen < prompt_tokens // 2:
-        # Without /tokenize, a prompt that nobody has sent shows what every prompt shares.
-        node.floor_tokens = seen
+    if seen is not None and seen < prompt_tokens // 2:
+        node.learn_floor(seen)
     return Canary(
         text=text,
         prompt_tokens=prompt_tokens,

@@ -39,6 +39,8 @@ class Node:
     tokens_per_word: float = 1.5
     starts: set[float] = field(default_factory=set)
     """Process start times seen; one that is new after the clear means a restart."""
+    floor_learned: bool = False
+    """Whether the floor was seen in answers, for want of `/tokenize`; it may rise then."""
     ranks: tuple[str, ...] = ()
     """Its data-parallel ranks, each with a cache of its own; none where there is but one."""
 
@@ -57,6 +59,15 @@ class Node:
     def names(self) -> list[str]:
         """Names under which its keys may stand in a store."""
         return [*self.identity.models, *([self.identity.root] if self.identity.root else [])]
+
+    def learn_floor(self, cached_tokens: int) -> None:
+        """Without /tokenize, a prompt that nobody has sent shows what every prompt shares.
+
+        The first may be asked of an empty cache and show nothing, so the largest counts.
+        """
+        if self.floor_tokens is None or self.floor_learned:
+            self.floor_tokens = max(self.floor_tokens or 0, cached_tokens)
+            self.floor_learned = True
 
     async def snapshot(self) -> Snapshot | None:
         """Look at its counters, and remember its start time."""

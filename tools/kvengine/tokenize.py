@@ -30,7 +30,17 @@ async def tokens_of(server: Server, model: str, prompt: Prompt) -> list[int] | N
     if not isinstance(prompt, str) and all(isinstance(part, int) for part in prompt):
         return [part for part in prompt if isinstance(part, int)]
     key = "prompt" if isinstance(prompt, str) else "messages"
-    answer = await server.post("/tokenize", json={"model": model, key: prompt})
+    tokens = await _tokenized(server, {"model": model, key: prompt})
+    if tokens or not prompt:
+        return tokens
+    # llama.cpp reads another key, and answers without it that there are no tokens.
+    if tokens is None or not isinstance(prompt, str):
+        return None
+    return await _tokenized(server, {"content": prompt, "add_special": True}) or None
+
+
+async def _tokenized(server: Server, body: dict[str, Any]) -> list[int] | None:
+    answer = await server.post("/tokenize", json=body)
     if not answer.ok:
         return None
     try:
