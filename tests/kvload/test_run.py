@@ -241,7 +241,7 @@ def test_a_key_is_asked_for_and_never_written(sh: Shell, work: Path, tmp_path: P
             f" {tmp_path / 'key'}"
         )
     assert done.status == 0, done.err
-    assert "4711" not in done.out + done.err
+    assert "sk-secret" not in done.out + done.err
 
 
 def test_failures_in_the_middle_are_records(sh: Shell, work: Path) -> None:
