@@ -36,7 +36,9 @@ format: $(INSTALLED)  ## Format the code
 	ruff format .
 	ruff check --fix .
 
-# What a person wrote reaches the recipe as environment, never as text of a command.
+# What a person wrote reaches the recipe as environment, never as text of a command; and make, which
+# would expand the dollars in it once more for every recipe below, is not told of it again.
+unexport CONFIG ONLY
 matrix: export KV_MATRIX = $(value CONFIG)
 matrix: export KV_ONLY = $(value ONLY)
 matrix: export KV_COMMANDS = $(value ALLOW_COMMANDS)
@@ -47,7 +49,7 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	+@if [[ -v KV_MATRIX ]]; then \
 	[[ -n $$KV_MATRIX ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
 	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands}) || exit; \
-	exec $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
+	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
 matrix-drill: $(INSTALLED)  ## Kill a matrix of eight scenarios twenty times, and resume (minutes)
 	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py

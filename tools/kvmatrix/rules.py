@@ -183,16 +183,21 @@ def _report(out: Path, file: str, due: Sequence[str], stats: Sequence[str]) -> s
     """The report, with what became of the matrix at its end.
 
     Its prerequisites are the steps first, in their order: that is the order in which make runs.
+    It is made aside, and report.md moves last: half a report is never taken for done.
     """
+    made = f"{out}/report.part"
     body = (
-        f"\t@mkdir -p {out} && {{ kvmatrix {file} --summary > {out}/summary.txt"
+        f"\t@mkdir -p {made} && {{ kvmatrix {file} --summary > {out}/summary.txt"
         " || [[ $? == 1 ]]; }\n"
         f"\t@found=$(ls {' '.join(stats)} 2>/dev/null) || :;"
-        f' if [[ -n "${{found:-}}" ]]; then kvreport -o {out} $found || [[ $? == 1 ]];'
-        f" else : > {out}/report.txt; : > {out}/report.md; fi\n"
-        f"\t@{{ echo; cat {out}/summary.txt; }} >> {out}/report.txt;"
+        f' if [[ -n "${{found:-}}" ]]; then kvreport -o {made} $found || [[ $? == 1 ]];'
+        f" else : > {made}/report.txt; : > {made}/report.md; rm -f {out}/report.json; fi\n"
+        f"\t@{{ echo; cat {out}/summary.txt; }} >> {made}/report.txt;"
         f" {{ printf '\\n## The matrix\\n\\n```text\\n'; cat {out}/summary.txt; echo '```'; }}"
-        f" >> {out}/report.md\n"
+        f" >> {made}/report.md;"
+        f" for kind in json txt md; do [[ ! -e {made}/report.$kind ]] ||"
+        f" mv {made}/report.$kind {out}/report.$kind; done;"
+        f" rmdir {made} && echo 'matrix: the report is {out}/report.md' >&2\n"
     )
     needs = " ".join([*due, *stats])
     return f".PHONY: report\nreport: {out}/report.md\n{out}/report.md: {needs}\n{recipe(body)}"
