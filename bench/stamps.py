@@ -114,6 +114,7 @@ def measure(shape: str) -> Errors:
                 ],
                 capture_output=True,
                 check=False,
+                preexec_fn=lambda: pin(0, last=False),
             )
         if done.returncode != 0:
             sys.exit(f"bench: kvload failed: {done.stderr.decode()}")
@@ -134,12 +135,22 @@ def server(truth: str, ttft_ms: float, itl_ms: float) -> Iterator[str]:
     command = [str(FLATSERVER), *times] if compiled() else ["kvsim", "--flat", *times]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    pin(process.pid, last=True)
     try:
         yield json.loads(process.stdout.readline())["url"]
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def pin(pid: int, *, last: bool) -> None:
+    """The server on the last processor, the client on the others.
+
+    Else the kernel wakes the server on the client's, where it waits until a burst of sends is over.
+    """
+    if hasattr(os, "sched_setaffinity") and (cpus := sorted(os.sched_getaffinity(0)))[1:]:
+        os.sched_setaffinity(pid, cpus[-1:] if last else cpus[:-1])
 
 
 @cache
