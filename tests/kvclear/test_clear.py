@@ -18,6 +18,8 @@ def test_a_healthy_pair_with_a_store_is_shown_empty(result_of: ResultOf) -> None
     run = result_of("healthy pair")
     assert (run.status, run.verified) == (0, True), run.err
     assert first_problem("cleared", run.record) is None
+    assert run.record is not None and run.record["simulated"] is True
+    assert "cleared (SIMULATED): " in run.err
     [store] = run.proofs("store")
     assert store["keys_before"] > 0 == store["keys_after"]
     engines = run.proofs("engine")

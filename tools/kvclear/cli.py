@@ -91,7 +91,8 @@ def run(argv: Sequence[str] | None) -> int:
     record = cleared(site)
     word = {True: "cleared", False: "NOT cleared", None: "not shown to be cleared"}
     if not order.dry_run:
-        complain(f"{word[record.verified]}: {record.reason}")
+        mark = " (SIMULATED)" if record.simulated else ""
+        complain(f"{word[record.verified]}{mark}: {record.reason}")
     write_record(record)
     return 0 if record.verified or order.dry_run else 1
 
@@ -138,6 +139,7 @@ def cleared(site: Site) -> Cleared:
         verified=verified,
         reason=reason,
         engines=[f"{engine.kind}={redact(url)}" for engine, url in order.engines],
+        simulated=any(node.identity.simulated for node in site.nodes),
         floor_tokens=max(floors, default=None),
         elapsed_s=account.elapsed_s,
     )

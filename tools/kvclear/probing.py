@@ -59,6 +59,7 @@ async def probe(order: Order, account: Account) -> tuple[Cleared, bool]:
         verified=None,
         reason=_conclusion(way, order),
         engines=[f"{engine.kind}={redact(url)}" for engine, url in order.nodes],
+        simulated=any(node.identity.simulated for node in nodes),
         floor_tokens=max(floors, default=None),
         elapsed_s=account.elapsed_s,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from kvengine.engine import Engine
+from kvengine.engines import ENGINES
 from kvengine.rest import come_to_rest
 from kvengine.saltprobe import SaltProbe
 from kvengine.server import Server, Unreachable
-from kvengine.vllm import reset_local
 from kvload.settings import Experiment
 from kvload.site import Site
 from kvpipe.process import ToolError
@@ -25,9 +26,9 @@ async def reset_engines(site: Site) -> Reset:
     answers: list[str] = []
     verdicts: list[bool | None] = []
     retries = 0
-    for server in _engines(site):
+    for engine, server in _engines(site):
         try:
-            outcome = await reset_local(server)
+            outcome = await engine.clear(server)
         except Unreachable as error:
             answers.append(str(error))
             verdicts.append(False)
@@ -44,9 +45,9 @@ async def preflight_reset(site: Site) -> None:
     reset = await reset_engines(site)
     if reset.ok is False:
         raise ToolError(
-            f"--tier store needs POST /reset_prefix_cache to work: {'; '.join(reset.answers)}"
+            f"--tier store needs the engine's own cache to be reset: {'; '.join(reset.answers)}"
             " (start vLLM with VLLM_SERVER_DEV_MODE=1, or name the engine behind a proxy with"
-            " --engine vllm=URL)"
+            " --engine KIND=URL)"
         )
 
 
@@ -89,5 +90,9 @@ def needs_reset(experiment: Experiment) -> bool:
     return experiment.tier == "store" and experiment.only_round is None
 
 
-def _engines(site: Site) -> list[Server]:
-    return site.resetters or [node.server for node in site.nodes.values()]
+def _engines(site: Site) -> list[tuple[Engine, Server]]:
+    """What is reset, and how: the named engines, else the endpoints as what they said they are."""
+    if site.resetters:
+        return site.resetters
+    vllm = ENGINES["vllm"]
+    return [(ENGINES.get(node.identity.engine, vllm), node.server) for node in site.nodes.values()]

@@ -97,8 +97,9 @@ def _load_flags(group: argparse._ArgumentGroup) -> None:
 def _control_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--isolation", metavar="FILE", help="kvclear's record; travels with the numbers")
-    add("--engine", action="append", default=[], metavar="KIND=URL", help="engine to reset (vllm)"
-        " or store to watch (mooncake), where it lies behind the endpoint")  # fmt: skip
+    add("--engine", action="append", default=[], metavar="KIND=URL", help="engine to reset"
+        " (vllm, sglang, ...) or store to watch (mooncake), where it lies behind the"
+        " endpoint")  # fmt: skip
     add("--metrics-url", action="append", default=[], metavar="[ROLE=]URL", help="further"
         " /metrics to read; roles: prefill decode node store proxy other")  # fmt: skip
     add("--block-tokens", type=count, metavar="N", help="the engine's block size, if it is silent")

@@ -180,11 +180,13 @@ def urls_of(given: Sequence[str]) -> dict[int, str]:
 
 
 def engine_of(text: str) -> tuple[str, str]:
-    """(kind, url) of `--engine KIND=URL`."""
-    kind, sign, url = text.partition("=")
-    if not sign or kind not in ("vllm", "mooncake"):
-        raise UsageError(f"--engine {text}: write vllm=URL or mooncake=URL")
-    return kind, url
+    """(kind, url) of `--engine KIND=URL`: an engine to reset, or a store to watch."""
+    from kvengine.engines import split_engine  # brings aiohttp, which --help does without
+
+    engine, url = split_engine(text)
+    if engine.tier == "lmcache":
+        raise UsageError(f"--engine {text}: kvload resets engines only; LMCache is kvclear's")
+    return engine.kind, url
 
 
 def metrics_url_of(text: str) -> tuple[Role, str]:

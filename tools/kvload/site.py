@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from kvengine.counters import Snapshot, block_tokens, snapshot
+from kvengine.engine import Engine
+from kvengine.engines import ENGINES
 from kvengine.identify import Identity, identify
 from kvengine.saltask import Endpoint
 from kvengine.saltprobe import SaltProbe, probe_way
@@ -47,7 +49,7 @@ class Site:
 
     nodes: dict[str, Node]
     extra: list[Watched]
-    resetters: list[Server]
+    resetters: list[tuple[Engine, Server]]
     model: str
 
     def watched(self, endpoint_url: str) -> list[Watched]:
@@ -99,8 +101,11 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
         )
     assert model is not None  # identify() names one or raises
     extra = await _extra(experiment, enter)
-    named = [url for kind, url in experiment.engines if kind in ("vllm", "sglang")]
-    resetters = [await enter(open_server(url, experiment.access)) for url in named]
+    resetters = [
+        (ENGINES[kind], await enter(open_server(url, experiment.access)))
+        for kind, url in experiment.engines
+        if ENGINES[kind].tier == "engine"
+    ]
     return Site(nodes=nodes, extra=extra, resetters=resetters, model=model)
 
 
@@ -139,7 +144,7 @@ async def _probe(node: Node, site: Site, experiment: Experiment, way: SaltWay) -
 
 async def _extra(experiment: Experiment, enter: EnterServer) -> list[Watched]:
     given: list[tuple[Role, str]] = list(experiment.metrics_urls)
-    given += [("store", url) for kind, url in experiment.engines if kind == "mooncake"]
+    given += [("store", url) for kind, url in experiment.engines if ENGINES[kind].tier == "store"]
     found: dict[str, Watched] = {}
     for role, url in given:
         server = await enter(open_server(url.removesuffix("/metrics"), experiment.access))

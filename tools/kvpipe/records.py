@@ -240,6 +240,9 @@ class Cleared(Record, frozen=True, kw_only=True, tag_field="record", tag="cleare
     engines: Annotated[
         list[str], Meta(description="Engines that were cleared, KIND=URL, without credentials.")
     ] = []
+    simulated: Annotated[
+        bool, Meta(description="True if any of the engines is kvsim, and no engine.")
+    ] = False
     floor_tokens: Annotated[
         int | None, Meta(description="Tokens that every prompt shares here.")
     ] = None
