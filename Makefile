@@ -51,8 +51,8 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands}) || exit; \
 	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
-matrix-drill: $(INSTALLED)  ## Kill a matrix of eight scenarios twenty times, and resume (minutes)
-	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py
+matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one (minutes)
+	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh

@@ -57,6 +57,7 @@ FAILS: dict[str, list[str]] = {
         f"{ROOT}/configs/matrix_full.yaml",
         f"{ROOT}/configs/matrix_concurrency_sweep.yaml --only nobody",
         f"{ROOT}/configs/matrix_concurrency_sweep.yaml --summary --only nobody",
+        f"{ROOT}/configs/matrix_concurrency_sweep.yaml --check --summary",
     ],
     "kvplan": ["", "--scenario no_such_scenario", "--scenario cold_start --requests none"],
     "kvreport": ["nowhere.json", "--format pdf nowhere.json", f"{VALID}/finding.json"],

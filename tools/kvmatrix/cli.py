@@ -45,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
         help="write what became of it; status 1 if something failed, is missing or tainted",
     )
     made.add_argument(
-        "--only", metavar="NAME", help="only this scenario: what is missing of it, else all of it"
+        "--only",
+        metavar="NAME",
+        help="only this scenario: what is missing of it, else all of it; the status is its own",
     )
     made.add_argument(
         "--allow-commands",
@@ -66,11 +68,11 @@ def run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     from kvmatrix.matrix import read_matrix  # YAML and schemas: --help does without
 
-    if args.only is not None and (args.check or args.summary):
-        raise UsageError("--only picks what is run: it goes with the rules and --estimate")
+    if args.only is not None and args.check:
+        raise UsageError("--check reads the whole matrix: --only goes without it")
     matrix = read_matrix(args.file, allow_commands=args.allow_commands)
     if args.summary:
-        return _summary(matrix)
+        return _summary(matrix, args.only)
     from kvmatrix.plan import plan_text
     from kvmatrix.schedule import schedule
 
@@ -84,7 +86,9 @@ def run(argv: Sequence[str] | None) -> int:
         return 0
     if not args.quiet:
         sys.stderr.write(plan_text(matrix, steps))
-    _write_rules(matrix, steps, ["--allow-commands"] if args.allow_commands else [])
+    again = ["--allow-commands"] if args.allow_commands else []
+    again += [] if args.only is None else [f"--only={args.only}"]
+    _write_rules(matrix, steps, again)
     return 0
 
 
@@ -98,9 +102,10 @@ def _write_rules(matrix: Matrix, steps: list[Step], flags: list[str]) -> None:
     sys.stdout.buffer.write(rules(matrix, steps, experiment, flags).encode())
 
 
-def _summary(matrix: Matrix) -> int:
+def _summary(matrix: Matrix, only: str | None) -> int:
+    from kvmatrix.schedule import chosen
     from kvmatrix.summary import summary
 
-    text, clean = summary(matrix)
+    text, clean = summary(matrix, chosen(matrix, only))
     sys.stdout.buffer.write(text.encode())
     return 0 if clean else 1

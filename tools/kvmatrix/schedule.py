@@ -32,20 +32,20 @@ def schedule(matrix: Matrix, only: str | None) -> list[Step]:
     scenario always follows the same one. `only` leaves the others as they are, and makes a
     scenario that is complete once more.
     """
-    chosen = matrix.scenarios if only is None else (_named(matrix, only),)
+    picked = chosen(matrix, only)
     found = {
         (scenario.slug, repeat): attempts_at(matrix.out, scenario, repeat)
         for scenario in matrix.scenarios
         for repeat in range(1, matrix.repeats + 1)
     }
     again = only is not None and all(
-        found[chosen[0].slug, repeat].whole for repeat in range(1, matrix.repeats + 1)
+        found[picked[0].slug, repeat].whole for repeat in range(1, matrix.repeats + 1)
     )
     steps = []
     for repeat in range(1, matrix.repeats + 1):
         for scenario in block(matrix, repeat):
             attempts = found[scenario.slug, repeat]
-            due = scenario in chosen and (again or not attempts.whole)
+            due = scenario in picked and (again or not attempts.whole)
             steps.append(_step(scenario, repeat, attempts, due))
     return steps
 
@@ -56,6 +56,11 @@ def block(matrix: Matrix, repeat: int) -> list[Scenario]:
     if repeat > 1:
         random.Random(f"{matrix.seed}-{repeat}").shuffle(order)
     return order
+
+
+def chosen(matrix: Matrix, only: str | None) -> tuple[Scenario, ...]:
+    """The scenarios that are meant: all, or the one of that name."""
+    return matrix.scenarios if only is None else (_named(matrix, only),)
 
 
 def _named(matrix: Matrix, name: str) -> Scenario:

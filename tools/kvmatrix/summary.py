@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ def spent_s(matrix: Matrix) -> float:
     return total
 
 
-def summary(matrix: Matrix) -> tuple[str, bool]:
-    """The summary as text, and whether everything succeeded untainted."""
+def summary(matrix: Matrix, meant: Collection[Scenario]) -> tuple[str, bool]:
+    """The summary of all as text, and whether everything that is meant succeeded untainted."""
     outcomes = [outcome_of(matrix, scenario) for scenario in matrix.scenarios]
     counts = {
         state: sum(one.state == state for one in outcomes)
@@ -128,5 +129,5 @@ def summary(matrix: Matrix) -> tuple[str, bool]:
         lines += [f"    {shown(text)}" for text in one.error]
         if one.log is not None:
             lines.append(f"    log: {one.log}")
-    whole = not any(one.missing for one in outcomes)
-    return "\n".join(lines) + "\n", whole and not tainted
+    doubtful = [one for one in outcomes if one.missing or one.tainted]
+    return "\n".join(lines) + "\n", not any(one.scenario in meant for one in doubtful)
