@@ -253,12 +253,18 @@ def test_a_clearing_that_cannot_be_shown_taints(site: Site) -> None:
     assert "tainted: isolation not shown: " in said
 
 
-def test_a_clearing_that_is_shown_taints_nothing(site: Site) -> None:
+def test_a_clearing_that_is_shown_taints_nothing_and_commands_need_a_word(site: Site) -> None:
     with kvsim(*QUICK[2:]) as engine:
-        site.config("c.yaml", engine.url, rounds=1, isolation={"engines": [f"vllm={engine.url}"]})
+        ways = {"engines": [f"vllm={engine.url}"], "commands": ["echo \"$PWD\" > 'ran here'"]}
+        site.config("c.yaml", engine.url, rounds=1, isolation=ways)
         site.matrix([scenario(PLAIN, "c.yaml")], repeats=1)
         status, said = site.make()
+        assert status == 2
+        assert "'isolation.commands': commands of a config run only with --allow-commands" in said
+        assert not (site.folder / "out").exists()
+        status, said = site.make(flags="--allow-commands")
     assert status == 0, said
+    assert (site.folder / "ran here").read_text(encoding="utf-8") == f"{site.folder}\n"
     (record,) = (site.folder / "out").glob("*/repeat-1/attempt-1/isolation.json")
     assert json.loads(record.read_text(encoding="utf-8"))["verified"] is True
 
