@@ -255,7 +255,7 @@ def test_a_clearing_that_cannot_be_shown_taints(site: Site) -> None:
 
 def test_a_clearing_that_is_shown_taints_nothing_and_commands_need_a_word(site: Site) -> None:
     with kvsim(*QUICK[2:]) as engine:
-        ways = {"engines": [f"vllm={engine.url}"], "commands": ["echo \"$PWD\" > 'ran here'"]}
+        ways = {"engines": [f"vllm={engine.url}"], "commands": ["sleep 600 & echo $! > 'ran here'"]}
         site.config("c.yaml", engine.url, rounds=1, isolation=ways)
         site.matrix([scenario(PLAIN, "c.yaml")], repeats=1)
         status, said = site.make()
@@ -264,7 +264,8 @@ def test_a_clearing_that_is_shown_taints_nothing_and_commands_need_a_word(site: 
         assert not (site.folder / "out").exists()
         status, said = site.make(flags="--allow-commands")
     assert status == 0, said
-    assert (site.folder / "ran here").read_text(encoding="utf-8") == f"{site.folder}\n"
+    # Somebody's server, started in the background, is alive and has not held anything up.
+    os.kill(int((site.folder / "ran here").read_text(encoding="utf-8")), signal.SIGTERM)
     (record,) = (site.folder / "out").glob("*/repeat-1/attempt-1/isolation.json")
     assert json.loads(record.read_text(encoding="utf-8"))["verified"] is True
 

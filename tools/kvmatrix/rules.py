@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kvmatrix.clearing import Clearing
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix, Scenario
 from kvmatrix.quoting import bash_word, recipe, shown
@@ -109,20 +110,33 @@ def _work(matrix: Matrix, step: Step, part: Path, whole: Path, experiment: str) 
     }
     line = json.dumps(described, ensure_ascii=False)
     yield f"printf '%s\\n' {bash_word(line)} > {part}/scenario.json"
-    isolation = f"{part}/isolation.json"
     if scenario.clearing is not None:
-        command = " ".join(map(bash_word, ("kvclear", *scenario.clearing.flags)))
-        go_on = f"! grep -qF {bash_word(NOT_CLEARED)} {isolation} && "
-        if matrix.on_unverified == "continue":
-            go_on = ""
-        yield (
-            f"{{ {command} > {isolation} || \\\n\t"
-            f"{{ [[ $? == 1 ]] && {go_on}echo {bash_word(UNCLEAR)}; }}; }}"
-        )
+        yield _clear(matrix, scenario.clearing, part)
     else:
         yield f"echo {bash_word(_no_clearing(matrix, scenario))}"
-    yield _load(scenario, step, isolation, experiment) + f" > {part}/run.jsonl"
+    yield _load(scenario, step, f"{part}/isolation.json", experiment) + f" > {part}/run.jsonl"
     yield f"mv {part} {whole}"
+
+
+def _clear(matrix: Matrix, clearing: Clearing, part: Path) -> str:
+    """kvclear; status 1 goes on if it could not tell, or if the matrix says to go on anyway.
+
+    A command that starts a server in the background leaves it kvclear's stderr. Were that the pipe
+    to the log, the step would last as long as the server: so it is a file, shown afterwards.
+    """
+    command = " ".join(map(bash_word, ("kvclear", *clearing.flags)))
+    isolation, said = f"{part}/isolation.json", f"{part}/clear.log"
+    go_on = f"! grep -qF {bash_word(NOT_CLEARED)} {isolation} && "
+    if matrix.on_unverified == "continue":
+        go_on = ""
+    unclear = f"{go_on}echo {bash_word(UNCLEAR)}"
+    if not clearing.commands:
+        return f"{{ {command} > {isolation} || \\\n\t{{ [[ $? == 1 ]] && {unclear}; }}; }}"
+    return (
+        f"echo 'matrix: kvclear is at work: see {said}' && \\\n\t"
+        f"{{ {command} > {isolation} 2> {said}; cleared=$?; cat {said}; \\\n\t"
+        f"[[ $cleared == 0 ]] || {{ [[ $cleared == 1 ]] && {unclear}; }}; }}"
+    )
 
 
 def _no_clearing(matrix: Matrix, scenario: Scenario) -> str:
