@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from kvload import sockets
-from kvload.sockets import StampedSocket, wall_offset_ns
+from kvload.sockets import StampedSocket, kernel_stamps_come, wall_offset_ns
 
 HOUR_NS = 3_600_000_000_000
 
@@ -32,15 +34,30 @@ def pair(*, kernel_stamps: bool = True) -> Iterator[tuple[StampedSocket, socket.
             yield ours, theirs
 
 
-def kernel_stamps_here() -> bool:
-    with pair() as (ours, theirs):
-        for _ in range(3):
-            theirs.send(b"x")
-            ours.recv(10)
-        return ours.kernel_ns > 0
+needs_kernel = pytest.mark.skipif(not kernel_stamps_come(), reason="this kernel does not stamp")
 
 
-needs_kernel = pytest.mark.skipif(not kernel_stamps_here(), reason="this kernel does not stamp")
+@needs_kernel
+def test_once_stamps_come_no_read_lacks_one():
+    """In a process of its own, since stamping is the whole machine's and begins late."""
+    program = (
+        "import socket\n"
+        "from kvload.sockets import StampedSocket, kernel_stamps_come\n"
+        "assert kernel_stamps_come()\n"
+        "for _ in range(20):\n"
+        "    server = socket.create_server(('127.0.0.1', 0))\n"
+        "    ours = StampedSocket(socket.AF_INET)\n"
+        "    ours.settimeout(30)\n"
+        "    ours.connect(server.getsockname())\n"
+        "    theirs, _ = server.accept()\n"
+        "    theirs.send(b'x')\n"
+        "    ours.recv(1)\n"
+        "    assert not ours.unstamped\n"
+        "    for one in (ours, theirs, server):\n"
+        "        one.close()\n"
+    )
+    for _ in range(5):
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_offset_joins_the_two_clocks():

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvload.connection import Connection, plain
 from kvload.exchange import Exchange
-from kvload.sockets import StampedSocket
+from kvload.sockets import StampedSocket, kernel_stamps_come
 from kvload.target import Target
 from kvpipe.records import Status
 
@@ -45,7 +45,7 @@ class Client:
         self.target = target
         self.opened = 0
         self._timeout_s = timeout_s
-        self._kernel_stamps = kernel_stamps and target.tls is None
+        self._kernel_stamps = kernel_stamps and target.tls is None and kernel_stamps_come()
         self._max_answer_bytes = max_answer_bytes
         self._idle: list[Connection] = []  # the last one was used last
         self._busy: set[Connection] = set()

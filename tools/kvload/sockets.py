@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,36 @@ def wall_offset_ns() -> int:
             best = after - before
             offset = (before + after) // 2 - wall
     return offset
+
+
+@cache
+def kernel_stamps_come(patience_s: float = 1.0) -> bool:
+    """Whether the kernel stamps what is received here; waits until it has begun to.
+
+    It begins a moment after the first socket has asked and ends with the last one
+    (net_enable_timestamp defers both), so that the first answers of a run would lack stamps. One
+    pair of sockets is kept for as long as the process lives, and with it the stamping.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            ours = StampedSocket(socket.AF_INET)
+            ours.settimeout(patience_s)
+            ours.connect(listening.getsockname())
+            theirs, _ = listening.accept()
+        _kept.extend((ours, theirs))
+        deadline = time.monotonic() + patience_s
+        while ours.stamped and time.monotonic() < deadline:
+            theirs.send(b"x")
+            ours.recv(1)
+            if ours.kernel_ns:
+                return True
+            time.sleep(0.001)
+    except OSError:
+        return False  # no loopback: stamps are the reader's own
+    return False
+
+
+_kept: list[socket.socket] = []
 
 
 class StampedSocket(socket.socket):
