@@ -121,6 +121,18 @@ def test_concurrency_overlaps_and_keeps_the_order(sh: Shell, sim: Sim, tmp_path:
     }
 
 
+def test_more_streams_than_the_soft_limit_of_open_files(
+    sh: Shell, sim: Sim, tmp_path: Path
+) -> None:
+    work = write(tmp_path / "w", lines(groups=60, each=1, context=20, max_tokens=20))
+    done = sh(
+        f"ulimit -Sn 40; kvload -q --url {sim.url} --workload {work} --concurrency 60 --rounds 1"
+        " --warmup 0"
+    )
+    assert done.status == 0, done.err
+    assert [r["status"] for r in of_kind(done.out, "request")] == ["ok"] * 60
+
+
 def test_an_open_loop_follows_its_schedule_whatever_the_answers_do(
     sh: Shell, sim: Sim, tmp_path: Path
 ) -> None:

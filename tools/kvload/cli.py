@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from kvload.console import Console
 from kvload.flags import parser
+from kvload.limits import raise_open_files
 from kvload.resolve import experiments_of
 from kvpipe.process import run_tool
 
@@ -27,6 +28,7 @@ def kvload(argv: Sequence[str] | None) -> int:
     experiments = experiments_of(args, console)
     from kvload.conduct import conduct  # aiohttp and its family: --help does without
 
+    raise_open_files()
     status = 0
     for number, experiment in enumerate(experiments, 1):
         if len(experiments) > 1:
