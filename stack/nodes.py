@@ -43,6 +43,7 @@ from arrangement import (
     arrange,
     mooncake_config_path,
     summary,
+    with_node_environment,
 )
 from ports import Claims
 from processes import Group, StackError, wait_ready
@@ -211,6 +212,7 @@ def session(options: argparse.Namespace, folders: Folders) -> Outcome:
             take_port=claims.take,
             connector=options.connector,
         )
+        plan = with_node_environment(plan, dict(options.node_env))
         bring_up(options, plan, group, watch)
         if options.verb == "up":
             status = stay_up(plan, group, watch)
@@ -244,6 +246,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             "--connector", choices=("mooncake", "example"), default="mooncake",
             help="what nodes share blocks through: the store, or a folder (ExampleConnector)",
         )  # fmt: skip
+        sub.add_argument(
+            "--node-env", type=assignment, action="append", default=[], metavar="NAME=VALUE",
+            help="variable for every node; the caller's own VLLM_* are not passed on",
+        )  # fmt: skip
         sub.add_argument("--dir", type=Path, help="folder for logs, kept afterwards")
         sub.add_argument(
             "--kv-cache", type=int, default=1, metavar="GIB", help="KV cache of a node (default 1)"
@@ -264,6 +270,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.verb != "check" and not 1 <= options.nodes <= 26:
         parser.error(f"--nodes {options.nodes}: between 1 and 26")
     return options
+
+
+def assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def split_command(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
