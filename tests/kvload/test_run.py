@@ -269,6 +269,23 @@ def test_failures_in_the_middle_are_records(sh: Shell, work: Path) -> None:
     assert "2 failed" in done.err
 
 
+def test_quiet_is_not_silent_about_failures(sh: Shell, work: Path) -> None:
+    with kvsim(*FAST) as sick:
+        sick.fault("http_error", "500,3")
+        done = sh(f"kvload -q --url {sick.url} --workload {work} --rounds 1 --warmup 0")
+    assert done.status == 1
+    assert done.err.startswith("kvload: 2 failed (last: ") and len(done.err.splitlines()) == 1
+
+
+def test_a_dead_engine_is_refused_before_anything_is_sent(sh: Shell, work: Path) -> None:
+    with kvsim(*FAST) as dying:
+        dying.fault("engine_death", "1")
+        sh(f"kvload -q --url {dying.url} --workload {work} --rounds 1 --warmup 0 || true")
+        done = sh(f"kvload -q --url {dying.url} --workload {work} --rounds 1 --warmup 0")
+    assert (done.status, done.out) == (2, "")
+    assert "/health answers 503" in done.err and len(done.err.splitlines()) == 1
+
+
 def test_tolerated_failures_exit_0(sh: Shell, work: Path) -> None:
     with kvsim(*FAST) as sick:
         sick.fault("http_error", "500,3")

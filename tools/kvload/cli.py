@@ -37,4 +37,6 @@ def kvload(argv: Sequence[str] | None) -> int:
         totals = asyncio.run(conduct(experiment, sys.stdout.buffer, console))
         if not totals.complete or totals.failed > args.max_failures:
             status = 1
+            if args.quiet:
+                console.warn(totals.trouble)
     return status

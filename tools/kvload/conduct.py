@@ -59,6 +59,15 @@ class Totals:
     complete: bool = True
     failed: int = 0
     rounds: int = 0
+    last_error: str | None = None
+    stopped: str | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What went wrong, in one line."""
+        failed = f"{self.failed} failed (last: {self.last_error})" if self.failed else ""
+        stopped = f"stopped early: {self.stopped}" if self.stopped else ""
+        return "; ".join(part for part in (failed, stopped) if part) or "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +277,8 @@ class Conductor:
         )
         write_record(end, self._out)
         self.totals.failed += tally.failed
+        self.totals.last_error = tally.last_error or self.totals.last_error
+        self.totals.stopped = outcome.stopped or self.totals.stopped
         self._account(end, tally)
         return end.complete
 

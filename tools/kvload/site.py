@@ -76,6 +76,19 @@ def open_server(url: str, access: Access) -> Server:
     return Server(url, api_key=access.api_key, headers=access.headers)
 
 
+async def refuse_dead(server: Server) -> None:
+    """ToolError if the server says that its engine has died: it still lists its models then.
+
+    vLLM answers /health with 503 after the death of its engine, and everything else as before.
+    """
+    answer = await server.get("/health")
+    if answer.status == 503:
+        raise ToolError(
+            f"{server.shown}: the engine behind it is dead or not ready (/health answers 503):"
+            " restart it"
+        )
+
+
 async def survey(experiment: Experiment, enter: EnterServer) -> Site:
     """Ask every endpoint who it is; ToolError with one line for whatever forbids measuring."""
     urls = list(dict.fromkeys(experiment.endpoint(number) for number in _numbers(experiment)))
@@ -83,6 +96,7 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
     model: str | None = experiment.model
     for url in urls:
         server = await enter(open_server(url, experiment.access))
+        await refuse_dead(server)
         identity = await identify(server, model)
         if model is not None and identity.model != model:
             raise ToolError(
