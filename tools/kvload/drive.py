@@ -19,6 +19,7 @@ from kvload.writer import Began, Ended, Served, Writer
 from kvpipe.records import Arrival
 
 LAG_TICK_S = 0.02
+TICK_NS = 1_000_000
 HOPELESS_FAILURES = 5  # connections refused in a row: nobody is there any more
 
 Observe = Callable[[], Awaitable[Served | None]]
@@ -152,9 +153,12 @@ class Round:
 
 
 async def sleep_until(due_ns: int) -> None:
-    """Sleep to an absolute instant of perf_counter_ns; the last stretch by yielding."""
+    """Sleep to an absolute instant of perf_counter_ns; the last stretch by yielding.
+
+    The loop's selector rounds a wait up to the next millisecond: it is asked to wake one early.
+    """
     while (left_ns := due_ns - time.perf_counter_ns()) > 0:
-        await asyncio.sleep(left_ns / 1e9 if left_ns > 2_000_000 else 0)
+        await asyncio.sleep(max(0, left_ns - TICK_NS) / 1e9)
 
 
 @contextlib.contextmanager
