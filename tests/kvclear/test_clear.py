@@ -109,6 +109,8 @@ def test_other_peoples_keys_are_not_removed_unless_told(result_of: ResultOf) -> 
     refused: Run = run.seen["refused"]
     assert (refused.status, refused.verified) == (1, False)
     assert FOREIGN_KEY in run.seen["kept"] and len(run.seen["kept"]) > 1
+    proof = refused.proofs("store")[0]
+    assert (proof["how"], proof["keys_before"]) == ("our keys", len(run.seen["kept"]) - 1)
     [step] = refused.steps("remove every object")
     assert step["ok"] is False
     assert FOREIGN_KEY in step["answer"] and "--global" in step["answer"]

@@ -27,7 +27,7 @@ async def look(site: Site) -> None:
                 verdict.store_proof(
                     verdict.StoreEvidence(
                         where=pool.shown,
-                        before=pool.before.count,
+                        before=pool.ours(pool.before),
                         appeared=pool.appeared,
                         everyone=pool.everyone,
                         loaded=site.loaded,
