@@ -57,7 +57,7 @@ matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
 
-bench: $(INSTALLED)  ## Hold kvload's stamps against the truth log of kvsim
+bench: $(INSTALLED)  ## Hold kvload's stamps against a server's log of the truth
 	@bench/run.sh
 
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)

@@ -279,7 +279,7 @@ class Conductor:
         self.totals.failed += tally.failed
         self.totals.last_error = tally.last_error or self.totals.last_error
         self.totals.stopped = outcome.stopped or self.totals.stopped
-        self._account(end, tally)
+        self._account(end, tally, head.requests)
         return end.complete
 
     async def _drive(self, turn: Turn, origin_ns: int) -> tuple[Tally, Outcome]:
@@ -301,10 +301,10 @@ class Conductor:
             keep_output=experiment.keep_output,
         )
         observe = await self._observer(turn.node)
-        self._console.begin(len(turn.prepared))
+        self._console.begin(head.requests)
 
         def written(tally: Tally) -> None:
-            self._console.progress(tally.ok + tally.failed, tally.failed)
+            self._console.progress(tally.done, tally.failed)
 
         due = due_times(
             [item.planned for item in turn.prepared], experiment.arrival, experiment.seed
@@ -361,8 +361,8 @@ class Conductor:
         simulated = "  SIMULATED" if head.simulated else ""
         self._console.say(f"{title}  {TITLES[head.arm]}  {head.name}{place}{simulated}")
 
-    def _account(self, end: End, tally: Tally) -> None:
-        text = f"  {end.ok + end.failed}/{end.planned} in {end.wall_s:.1f} s"
+    def _account(self, end: End, tally: Tally, requests: int) -> None:
+        text = f"  {tally.done}/{requests} in {end.wall_s:.1f} s"
         if end.failed:
             text += f", {end.failed} failed (last: {tally.last_error})"
         if end.barrier is not None and end.barrier.state == "unknown":

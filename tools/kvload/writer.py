@@ -54,6 +54,7 @@ class Ended:
 class Tally:
     """Counts of a round as its records are written."""
 
+    done: int = 0  # sentinels apart, as a person counts the scenario's requests
     sent: int = 0
     ok: int = 0
     failed: int = 0
@@ -143,6 +144,7 @@ class Writer:
 
     def _count(self, item: Ended, record: Request) -> None:
         tally = self.tally
+        tally.done += record.stratum != "sentinel"
         tally.sent += record.sent_ns is not None
         tally.ok += record.status == "ok"
         tally.failed += record.status != "ok"
