@@ -83,9 +83,9 @@ class Round:
         lag.cancel()
         self.outcome.cpu_s = time.process_time() - cpu
         self.outcome.stopped = self._stop
-        for task in (self._dispatcher,):
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+        dispatcher = self._dispatcher
+        if not dispatcher.cancelled() and (error := dispatcher.exception()) is not None:
+            raise error
         return self.outcome
 
     async def _dispatch(self, prepared: Sequence[Prepared], origin_ns: int) -> None:

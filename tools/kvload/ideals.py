@@ -33,8 +33,7 @@ class Namespace:
     """Everything that was sent under one salt, over the rounds of a repeat."""
 
     def __init__(self) -> None:
-        self._earlier: list[tuple[Sequence[Block], int]] = []
-        self._earlier_tree = DonorTree()
+        self._earlier = DonorTree()
         self._round: list[tuple[Sequence[Block], int]] = []
 
     def remember(self, planned: Planned, at_ns: int) -> None:
@@ -51,13 +50,12 @@ class Namespace:
     def close_round(self) -> None:
         """The running round becomes an earlier one."""
         for blocks, at_ns in self._round:
-            self._earlier_tree.sent(blocks, at_ns)
-        self._earlier += self._round
+            self._earlier.sent(blocks, at_ns)
         self._round = []
 
     def shared(self, planned: Planned) -> int:
         """Tokens that some prompt of an earlier round shares with this one."""
-        return self._earlier_tree.shared(planned.blocks) if self._earlier else 0
+        return self._earlier.shared(planned.blocks)
 
 
 class RoundIdeals:

@@ -53,7 +53,7 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
     endpoints = urls_of(args.url) or (config.endpoints if config else {})
     rounds = _first(args.rounds, config.rounds if config else None, 2)
     only = args.round
-    several = len({endpoints[number] for number in endpoints}) > 1
+    several = len(set(endpoints.values())) > 1
     tier = _first(args.tier, config.tier if config else None, "remote" if several else "local")
     scenario = args.scenario or (config.scenario if config else None)
     name = args.name or (config.name if config else None)

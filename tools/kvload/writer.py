@@ -63,9 +63,7 @@ class Tally:
     last_error: str | None = None
     lateness_s: list[float] = field(default_factory=list)
     stamp_lag_s: list[float] = field(default_factory=list)
-    ttft_s: dict[int, float] = field(default_factory=dict)
     in_flight_ns: int = 0
-    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,14 +148,11 @@ class Writer:
         tally.failed += record.status != "ok"
         tally.retried += record.retries
         tally.merged_reads += record.merged_reads or 0
-        tally.prompt_tokens += record.prompt_tokens or 0
         tally.in_flight_ns += record.end_ns - record.start_ns
         if record.error is not None:
             tally.last_error = record.error
         if record.sent_ns is not None:
             tally.lateness_s.append((record.sent_ns - record.scheduled_ns) / 1e9)
-            if record.first_token_ns is not None:
-                tally.ttft_s[record.index] = (record.first_token_ns - record.sent_ns) / 1e9
         if item.exchange.stamp_source == "kernel" and item.exchange.user_lag_ns is not None:
             tally.stamp_lag_s.append(item.exchange.user_lag_ns / 1e9)
 
