@@ -123,11 +123,11 @@ class Sim:
             assert time.monotonic() < until, "never idle"
             time.sleep(0.02)
 
-    def wait_for(self, name: str, value: float) -> None:
+    def wait_for(self, name: str, value: float, **labels: str) -> None:
         """Waits until a metric has a value; fails after a generous while."""
         until = time.monotonic() + START_S
-        while self.metric(name) != value:
-            assert time.monotonic() < until, f"{name} is {self.metric(name)}, never {value}"
+        while (seen := self.metric(name, **labels)) != value:
+            assert time.monotonic() < until, f"{name} is {seen}, never {value}"
             time.sleep(0.02)
 
 

@@ -202,13 +202,14 @@ def vanishing(kvsim: Start, policy: str) -> tuple[Sim, Reply]:
     """A node that is loading blocks while somebody clears the store; and its answer."""
     store = kvsim("--role", "store")
     a = kvsim(*FAST, "--save-delay-ms", "0", "--store", store.url)
-    b = kvsim(*FAST, "--load-latency-ms", "3000", "--store", store.url,
+    b = kvsim(*FAST, "--load-latency-ms", "8000", "--store", store.url,
               "--kv-load-failure-policy", policy)  # fmt: skip
     a.chat(PROMPT)
     store.wait_for("master_key_count", 31)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(b.chat, PROMPT)
-        b.wait_for("vllm:num_requests_waiting", 1)
+        # waiting also counts a request that has only just come and holds no block yet
+        b.wait_for("vllm:num_requests_waiting_by_reason", 1, reason="deferred")
         assert b.call("POST", "/reset_prefix_cache").json == {"success": False}
         running = b.call("POST", "/reset_prefix_cache?reset_running_requests=true")
         assert running.status == 500
