@@ -21,7 +21,7 @@ GRANTED: dict[str, set[str]] = {
     "matplotlib": {"kvreport"},
     "msgspec": set(PACKAGES),
     "numpy": {"kvprompt", "kvstats", "kvreport"},
-    "scipy": {"kvreport"},
+    "scipy": {"kvpipe", "kvreport"},
     "tabulate": {"kvstats", "kvreport"},
     "yaml": {"kvschemas", "kvload", "kvclear", "kvmatrix"},
 }
