@@ -57,7 +57,14 @@ def _of(info: inspect.Type) -> Values:
                 -LARGEST if info.ge is None else info.ge, LARGEST if info.le is None else info.le
             )
         case inspect.FloatType():
-            return st.floats(info.ge, info.le, allow_nan=False, allow_infinity=False)
+            return st.floats(
+                info.ge if info.gt is None else info.gt,
+                info.le if info.lt is None else info.lt,
+                exclude_min=info.gt is not None,
+                exclude_max=info.lt is not None,
+                allow_nan=False,
+                allow_infinity=False,
+            )
         case inspect.StrType():
             return st.text(max_size=12)
         case inspect.LiteralType():

@@ -280,6 +280,17 @@ class Host(Record, frozen=True, kw_only=True):
     cpus: Annotated[int, Meta(description="Processors that the process may use.")]
 
 
+class Until(Record, frozen=True, kw_only=True):
+    """Repeats by Stein's two-stage rule: the first ones fix how many there are in all."""
+
+    half_width: Annotated[
+        float, Meta(gt=0, lt=1, description="Wished half-width of the TTFT ratio; 0.05 is 5 %.")
+    ]
+    first_repeats: Annotated[
+        int, Meta(ge=3, description="Repeats of the first stage, whose spread fixes the total.")
+    ]
+
+
 class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     """Head of one round: everything that could change a number."""
 
@@ -295,6 +306,10 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     repeat: Annotated[int, Meta(ge=1, description="Which repeat, from 1.")] = 1
     round_num: Annotated[int, Meta(ge=0, description="Round from 1; 0 for no_reuse.")]
     rounds: Annotated[int | None, Meta(description="Rounds of the repeat; null: not known.")] = None
+    until: Annotated[
+        Until | None,
+        Meta(description="How the number of repeats is decided; null: it was fixed beforehand."),
+    ] = None
     position: Annotated[
         str | None,
         Meta(description="Where a no_reuse round stood: `before` or `after` cold and hit."),
