@@ -38,12 +38,19 @@ class Config:
         """A ToolError that names the place of a key."""
         return ToolError(f"{self.place(*key)}: {message}")
 
+    def hold_against(self, schema: dict[str, Any]) -> None:
+        """ToolError with file, line and key of the most telling thing that breaks the schema."""
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import best_match
+
+        problem = best_match(Draft202012Validator(schema).iter_errors(self.value))
+        if problem is not None:
+            raise self.error(_words(problem), *problem.absolute_path)
+
 
 def load_checked(path: str | Path, schema: str) -> Config:
     """The YAML file at `path`, valid by schema `schema`; ToolError with file, line and key."""
-    import yaml  # both cost an import that a run without a config never pays
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    import yaml  # an import that a run without a config never pays
 
     file = Path(path)
     if file.stat().st_size > MAX_BYTES:
@@ -61,9 +68,7 @@ def load_checked(path: str | Path, schema: str) -> Config:
     if not isinstance(value, dict):
         raise ToolError(f"{file}:1: a mapping of keys is expected, such as `rounds: 2`")
     config = Config(file, _plain_keys(value), lines)
-    problem = best_match(Draft202012Validator(load_schema(schema)).iter_errors(config.value))
-    if problem is not None:
-        raise config.error(_words(problem), *problem.absolute_path)
+    config.hold_against(load_schema(schema))
     return config
 
 
