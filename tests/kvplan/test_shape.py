@@ -203,3 +203,36 @@ def test_what_cannot_be_is_said(asked: Wish, words: str) -> None:
 def test_conversations_are_dealt_when_their_number_is_given() -> None:
     items = own(draw_shape(wish("multi_turn_conversation", contexts=4)))
     assert sorted(Counter(item.group for item in items).values()) == [7, 7, 8, 8]
+
+
+# --- another share -------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 120), st.integers(0, 100), st.integers(1, 3))
+def test_the_share_may_be_another_than_the_scenarios(
+    requests: int, percent: int, contexts: int
+) -> None:
+    asked = wish(
+        "long_context_high_reuse",
+        requests=requests,
+        shared_ratio=percent / 100,
+        contexts=contexts,
+    )
+    sharing = requests * percent // 100
+    items = shape_of(asked)
+    assert (items is None) == (0 < sharing < contexts)
+    if items is not None:
+        assert sum(item.group is not None for item in own(items)) == sharing
+        assert len(own(items)) == requests
+
+
+def test_a_share_that_differs_is_another_text() -> None:
+    seeds = {
+        wish("cold_start", shared_ratio=ratio).text_seed for ratio in (None, 0.0, 0.25, 0.5, 1.0)
+    }
+    assert len(seeds) == 5
+
+
+def test_conversations_have_no_other_share() -> None:
+    with pytest.raises(UsageError, match=r"--shared-ratio: .* every turn shares"):
+        context_count(wish("multi_turn_conversation", shared_ratio=0.5))

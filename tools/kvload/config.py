@@ -149,7 +149,7 @@ def _real(config: Config, text: str, *key: str) -> str:
 def plan_flags_of(settings: dict[str, Any]) -> list[str]:
     """kvplan's flags for a scenario's settings."""
     flags: list[str] = []
-    for key in ("requests", "context_tokens", "contexts", "output_tokens", "order"):
+    for key in ("requests", "context_tokens", "contexts", "shared_ratio", "output_tokens", "order"):
         if key in settings:
             flags += [f"--{key.replace('_', '-')}", str(settings[key])]
     return flags

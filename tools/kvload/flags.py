@@ -60,6 +60,8 @@ def _workload_flags(group: argparse._ArgumentGroup) -> None:
     add("--requests", type=count, metavar="N", help="requests (kvplan; default: 30)")
     add("--context-tokens", metavar="N|LO-HI", help="prompt length in tokens (kvplan)")
     add("--contexts", type=count, metavar="K", help="independent shared contexts (kvplan)")
+    add("--shared-ratio", type=ratio, metavar="R", help="share of the requests that share a"
+        " context, 0 to 1 (kvplan)")  # fmt: skip
     add("--output-tokens", type=count, metavar="N", help="output tokens (kvplan; default: 64)")
     add("--order", choices=("leaders-first", "shuffled"), help="order of dispatch (kvplan)")
     add("--sentinels", type=whole, metavar="N", help="sentinel requests (kvplan; default:"
@@ -137,6 +139,14 @@ def seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r}: a number of at least 0 is wanted")
+    return value
+
+
+def ratio(text: str) -> float:
+    """A number from 0 to 1."""
+    value = seconds(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number from 0 to 1 is wanted")
     return value
 
 

@@ -18,7 +18,15 @@ from kvpipe.jsonl import decode_as
 from kvpipe.process import UsageError
 from kvpipe.records import Arrival, Cleared, Role, Tier
 
-PLAN_FLAGS = ("requests", "context_tokens", "contexts", "output_tokens", "order", "sentinels")
+PLAN_FLAGS = (
+    "requests",
+    "context_tokens",
+    "contexts",
+    "shared_ratio",
+    "output_tokens",
+    "order",
+    "sentinels",
+)
 
 
 def experiments_of(args: argparse.Namespace, console: Console) -> list[Experiment]:

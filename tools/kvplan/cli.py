@@ -69,6 +69,12 @@ def _shape_arguments(group: argparse._ArgumentGroup) -> None:
         help="independent contexts, or conversations [1; conversations of seven turns]",
     )
     add(
+        "--shared-ratio",
+        type=_ratio,
+        metavar="R",
+        help="share of the requests that share a context, 0 to 1 [the scenario's own]",
+    )
+    add(
         "--order",
         choices=("leaders-first", "shuffled"),
         default="leaders-first",
@@ -152,6 +158,16 @@ def _number(flag: str, least: int) -> Callable[[str], int]:
     return read
 
 
+def _ratio(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--shared-ratio '{text}': a number from 0 to 1 is expected")
+    return value
+
+
 def _lengths(flag: str, least: int) -> Callable[[str], Lengths]:
     def read(text: str) -> Lengths:
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
@@ -179,6 +195,7 @@ def run(argv: Sequence[str] | None) -> int:
         scenario=scenario,
         requests=args.requests,
         context=args.context_tokens or scenario.context,
+        shared_ratio=args.shared_ratio,
         contexts=args.contexts,
         order=args.order,
         sentinels=args.sentinels,

@@ -29,6 +29,8 @@ class Wish:
     scenario: Scenario
     requests: int
     context: Lengths
+    shared_ratio: float | None = None
+    """Share of the requests that share a context, 0 to 1; None: the scenario's own."""
     contexts: int | None
     """Independent contexts or conversations; None: the scenario's own."""
     order: Order
@@ -43,10 +45,18 @@ class Wish:
         return max(3, -(-self.requests // 20))
 
     @property
+    def sharing(self) -> int:
+        """Requests that share a context; not meant for conversations."""
+        if self.shared_ratio is None:
+            return self.requests * self.scenario.share_percent // 100
+        return int(self.requests * self.shared_ratio + 1e-9)  # 0.29 x 100 is not quite 29
+
+    @property
     def text_seed(self) -> str:
         """Everything that may not lead to text with a head in common."""
         lengths = f"{self.context.low}-{self.context.high}"
-        return f"{self.scenario.name}|{self.requests}|{lengths}|{self.contexts}|{self.seed}"
+        shared = "" if self.shared_ratio is None else f"|{self.shared_ratio:g}"
+        return f"{self.scenario.name}|{self.requests}|{lengths}|{self.contexts}|{self.seed}{shared}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +84,18 @@ def context_count(wish: Wish) -> int | None:
     """How many contexts or conversations there are; None where nothing is shared."""
     scenario = wish.scenario
     if scenario.turns > 1:
+        if wish.shared_ratio is not None:
+            raise UsageError(
+                f"--shared-ratio: in {scenario.name} every turn shares what stood before it"
+            )
         count = wish.contexts or -(-wish.requests // scenario.turns)
         if count > wish.requests:
             raise UsageError(f"--contexts {count}: more conversations than --requests")
         return count
-    sharing = wish.requests * scenario.share_percent // 100
+    sharing = wish.sharing
     count = wish.contexts or 1
     if sharing == 0:
-        if scenario.share_percent == 0 and count > 1:
+        if count > 1 and wish.shared_ratio is None and scenario.share_percent == 0:
             raise UsageError(f"--contexts {count}: {scenario.name} shares none")
         return None
     if count > sharing:
@@ -104,7 +118,7 @@ def _draw(lengths: Lengths, rng: random.Random) -> int:
 def _shared(wish: Wish, rng: random.Random) -> list[list[Item]]:
     """The requests of each context, and the unique ones."""
     contexts = context_count(wish) or 0
-    sharing = wish.requests * wish.scenario.share_percent // 100 if contexts else 0
+    sharing = wish.sharing if contexts else 0
     lots: list[list[Item]] = []
     for at, size in enumerate(_dealt(sharing, contexts) if contexts else []):
         tokens = _draw(wish.context, rng)
