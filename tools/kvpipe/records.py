@@ -258,17 +258,48 @@ class Warmup(Record, frozen=True, kw_only=True):
     ]
 
 
+class Stage(Record, frozen=True, kw_only=True):
+    """A stretch of an open loop with a rate of its own."""
+
+    duration_s: Annotated[float, Meta(gt=0, description="How long it lasts.")]
+    from_rps: Annotated[float, Meta(ge=0, description="Arrivals per second at its start.")]
+    to_rps: Annotated[
+        float, Meta(ge=0, description="At its end; a linear ramp where it differs from the start.")
+    ]
+
+
 class Arrival(Record, frozen=True, kw_only=True):
     """How requests arrive."""
 
     kind: Annotated[
-        Literal["serial", "closed", "constant", "poisson", "planned"],
+        Literal["serial", "closed", "constant", "poisson", "gamma", "planned"],
         Meta(description="`serial` and `closed` wait for answers; the others follow a schedule."),
     ]
     concurrency: Annotated[
         int | None, Meta(description="Requests in flight at most; null: no cap.")
     ] = None
     rate_rps: Annotated[float | None, Meta(description="Asked arrivals per second.")] = None
+    burstiness: Annotated[
+        float | None,
+        Meta(
+            description="Shape of the gamma distribution of the gaps: 1 is Poisson, below it "
+            "arrivals come in bursts; null: another kind."
+        ),
+    ] = None
+    stages: Annotated[
+        list[Stage] | None, Meta(description="Rates one after another; null: one rate throughout.")
+    ] = None
+    duration_s: Annotated[
+        float | None, Meta(description="No request is due, or begun, after it; null: no limit.")
+    ] = None
+    think_s: Annotated[
+        float | None,
+        Meta(description="Pause between a turn's end and the next turn; null: none."),
+    ] = None
+    stagger_s: Annotated[
+        float | None,
+        Meta(description="Between the first requests of a closed loop's slots; null: none."),
+    ] = None
 
 
 class Host(Record, frozen=True, kw_only=True):
@@ -349,6 +380,7 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     config: Annotated[dict[str, Any], Meta(description="Flags and config as they were used.")] = {}
     config_sha256: Annotated[str | None, Meta(description="Hash of `config`.")] = None
     shard: Annotated[str | None, Meta(description="I/N of a fleet; null: not sharded.")] = None
+    workers: Annotated[int, Meta(ge=1, description="Processes that sent the requests.")] = 1
     tool_version: Annotated[str, Meta(description="Version of kvload.")]
     host: Annotated[Host, Meta(description="Machine that sent the load.")]
     started_at: Annotated[str, Meta(description="Wall clock at 0 ns of this run, RFC 3339.")]
@@ -538,7 +570,11 @@ class ClientHealth(Record, frozen=True, kw_only=True):
     """How well the client itself kept up."""
 
     lateness_p50_s: Annotated[
-        float | None, Meta(description="Median of sent less scheduled, over due requests.")
+        float | None,
+        Meta(
+            description="Median of sent less due and free to go: waiting for a slot or for an "
+            "earlier turn is the load's and not the client's."
+        ),
     ] = None
     lateness_p99_s: Annotated[float | None, Meta(description="99th percentile of it.")] = None
     loop_lag_p99_s: Annotated[
@@ -606,7 +642,9 @@ class Timings(Record, frozen=True, kw_only=True):
     tpot_s: Annotated[Stat, Meta(description="(last - first token) / (output tokens - 1).")]
     itl_s: Annotated[Stat, Meta(description="Gaps between neighbouring token events, pooled.")]
     e2e_s: Annotated[Stat, Meta(description="Last token less first byte sent.")]
-    queue_s: Annotated[Stat, Meta(description="Sent less scheduled: the client's lateness.")]
+    queue_s: Annotated[
+        Stat, Meta(description="Sent less scheduled: waiting, and the client's lateness.")
+    ]
     second_token_s: Annotated[Stat, Meta(description="Second less first token event.")]
 
 

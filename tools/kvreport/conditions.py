@@ -23,6 +23,13 @@ def arrival(value: Arrival) -> str:
     parts: list[str] = [value.kind]
     if value.rate_rps is not None:
         parts.append(f"{value.rate_rps:g}/s")
+    if value.stages:
+        ends = [f"{stage.from_rps:g}..{stage.to_rps:g}/s" for stage in value.stages]
+        parts.append(f"stages {', '.join(ends)}")
+    if value.burstiness is not None:
+        parts.append(f"burstiness {value.burstiness:g}")
+    if value.think_s is not None:
+        parts.append(f"think time {value.think_s:g} s")
     if value.concurrency is not None and value.kind != "serial":
         parts.append(f"concurrency {value.concurrency}")
     return ", ".join(parts)

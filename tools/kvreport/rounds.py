@@ -74,7 +74,9 @@ class Round:
     @property
     def open_loop(self) -> bool:
         """Requests were sent on a schedule, whether answers came or not."""
-        return self.run is not None and self.run.arrival.kind in ("constant", "poisson", "planned")
+        if self.run is None:
+            return False
+        return self.run.arrival.kind in ("constant", "poisson", "gamma", "planned")
 
     @property
     def started(self) -> datetime | None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from kvpipe.records import Request
 
 NS = 1e9
-OPEN_LOOP = frozenset({"constant", "poisson", "planned"})
+OPEN_LOOP = frozenset({"constant", "poisson", "gamma", "planned"})
 MIN_N_P99 = 100  # METHOD: p99 only with n >= 100 in the stratum
 MIN_N_P999 = 1_000
 
@@ -76,7 +76,9 @@ def e2e_s(request: Request) -> float | None:
 
 
 def queue_s(request: Request) -> float | None:
-    """The client's own lateness (not the server's queue).
+    """Waiting before the request left: for a slot, for an earlier turn, for the client itself.
+
+    Not the server's queue.
 
     Formula: sent_ns - scheduled_ns.
     Unit: seconds.
