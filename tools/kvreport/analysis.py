@@ -195,6 +195,10 @@ def _advice(scenario: Scenario, words: Words) -> Iterator[tuple[str, dict[str, s
         yield "d_old", {}
         return
     yield from ((key, {}) for key in _missing(scenario))
+    need = scenario.need
+    if need and scenario.until and need.needed and not need.reached:
+        width = figures.percent(scenario.until)
+        yield "d_until", {"needed": str(need.needed), "width": width}
     yield from _measured(scenario, words)
 
 

@@ -29,7 +29,7 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
         blocks.append(_table(conclusion, words))
         return [*blocks, Bullets(mixed)] if mixed else blocks
     for one in scenarios:
-        blocks += [Heading(3, phrasing.title(one, words)), Facts(facts(one, words))]
+        blocks += [Heading(3, phrasing.title(one, words)), Facts(facts(one, words), lead=1)]
     return blocks
 
 
@@ -186,14 +186,13 @@ def sure(scenario: Scenario, words: Words) -> str:
     effect = scenario.one_hit or scenario.effects.get("ttft")
     if effect is None:
         return words.say("sure_no_samples" if scenario.old else "sure_nothing")
-    if effect.no_interval in ("no_samples", "no_pairs"):
+    if effect.no_interval in ("no_samples", "no_pairs", "first_stage"):
         return words.say(f"sure_{effect.no_interval}")
     if effect.repeats == 2:
         values = words.listed([figures.change(exp(theta)) for theta in effect.thetas])
         return words.say("sure_two", values=values)
     if effect.interval and effect.interval.method == "repeats":
-        smallest = figures.percent(1 - exp(-(effect.smallest or 0.0)))
-        return words.say("sure_repeats", repeats=effect.repeats, smallest=smallest)
+        return _sure_repeats(scenario, effect, words)
     groups = effect.groups or 0
     noun = words.say("group" if groups == 1 else "groups")
     if effect.interval is None:
@@ -202,6 +201,33 @@ def sure(scenario: Scenario, words: Words) -> str:
         return words.say("sure_few_groups", groups=groups, noun=noun)
     method = words.say(f"method_{effect.interval.method}")
     return words.say("sure_run", groups=groups, method=method)
+
+
+def _sure_repeats(scenario: Scenario, effect: Effect, words: Words) -> str:
+    """By repeats; where their number was fixed in two stages, by what and whether it is reached."""
+    smallest = figures.percent(1 - exp(-(effect.smallest or 0.0)))
+    need = scenario.need
+    if need is None or scenario.until is None or effect.interval is None:
+        return words.say("sure_repeats", repeats=effect.repeats, smallest=smallest)
+    first = effect.interval.first or effect.repeats
+    return words.say(
+        "sure_two_stage",
+        repeats=effect.repeats,
+        first=first,
+        freedom=first - 1,
+        width=figures.percent(scenario.until),
+        smallest=smallest,
+        state=until_state(scenario, words),
+    )
+
+
+def until_state(scenario: Scenario, words: Words) -> str:
+    """`enough`, or how many repeats it takes."""
+    need = scenario.need
+    if need is None or need.needed is None:
+        return words.say("until_unknown")
+    form = "until_reached" if need.reached else "until_open"
+    return words.say(form, needed=need.needed, width=figures.percent(need.half_width or 0.0))
 
 
 def doubts(scenario: Scenario, words: Words) -> str:
@@ -255,6 +281,9 @@ def _table(conclusion: Conclusion, words: Words) -> Table:
         columns=[words.say(f"col_{column}") for column in columns],
         align=["left", "right", "right", "left", "left"],
         rows=[_row(one, conclusion, words) for one in conclusion.scenarios],
+        sortable=True,
+        links=[phrasing.anchor(number) for number in range(1, len(conclusion.scenarios) + 1)],
+        tags=[sorted(one.codes()) for one in conclusion.scenarios],
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +12,10 @@ from kvpipe.process import ToolError, UsageError, complain, new_parser, run_tool
 
 if TYPE_CHECKING:
     from kvreport.conclusion import Conclusion
+    from kvreport.output import Output
 
 PROG = "kvreport"
-FORMATS = ("text", "md", "json")
+FORMATS = ("text", "md", "html", "json", "png")
 TARGETS = "ttft_reduction=0.6 throughput_increase=1.5 tpot_ratio=0.8..1.2"
 EXAMPLES = """\
   kvload --url URL --scenario long_context_high_reuse | kvstats | kvreport
@@ -32,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
         "Round stats in, conclusions out: what a KV cache is worth, and how sure that is.",
         EXAMPLES,
         usage="kvreport [[LABEL=]FILE ...] [--format FORMAT ...] [-o DIR]\n"
-        "                [--target NAME=VALUE ...] [--baseline NAME]",
+        "                [--target NAME=VALUE ...] [--baseline NAME]\n"
+        "                [--until W% [--until-max N] [--until-first N]]",
     )
     made.add_argument(
         "files",
@@ -44,15 +44,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--format",
         action="append",
-        choices=FORMATS,
+        choices=(*FORMATS, "all"),
         metavar="FORMAT",
-        help="text, md or json; several with -o (default: text, or all of them with -o)",
+        help="text, md, html, json, png (the charts, with -o) or all; several with -o "
+        "(default: text, or all of them with -o)",
     )
     made.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="write report.txt, report.md, report.json there; stdout stays empty",
+        help="write report.txt, report.md, report.html, report.json and charts/*.png there; "
+        "stdout stays empty",
     )
     made.add_argument("--lang", choices=("en",), default="en", help="language (default: en)")
     made.add_argument(
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--baseline", metavar="NAME", help="set every other scenario against this one"
     )
+    _add_until(made)
     made.add_argument(
         "--color",
         choices=("auto", "always", "never"),
@@ -75,39 +78,102 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _add_until(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--until",
+        metavar="W%",
+        help="say how many repeats give the TTFT ratio to +- W%% in two stages (Stein): from the "
+        "spread of the first repeats, never from the result (default: as the runs recorded it)",
+    )
+    made.add_argument(
+        "--until-max",
+        type=whole,
+        metavar="N",
+        help="repeats that nobody will pay more of: caps the `total` that --format json tells",
+    )
+    made.add_argument(
+        "--until-first",
+        type=whole,
+        metavar="N",
+        help="repeats of the first stage, 3 or more, where the runs did not record them "
+        "(default: all that there are)",
+    )
+
+
+def whole(text: str) -> int:
+    """A number of repeats that two stages can be made of."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 3:
+        raise argparse.ArgumentTypeError(f"'{text}': three repeats or more are expected")
+    return value
+
+
 def run(argv: Sequence[str] | None = None) -> int:
     """The report on stdout or in files; 1 if a named target failed or something had no partner."""
     options = parser().parse_args(argv)
     formats: list[str] = list(dict.fromkeys(options.format or ()))
     if len(formats) > 1 and not options.output:
         raise UsageError("several formats need -o DIR: stdout takes one")
-    conclusion = _conclusion(options)
+    if not options.output and {"png", "all"} & {*formats}:
+        raise UsageError("--format png and all need -o DIR: charts are files")
+    output = _output(options)
     if options.output:
-        _write_files(conclusion, Path(options.output), formats or list(FORMATS), options)
+        every = not formats or "all" in formats
+        output.to_folder(Path(options.output), FORMATS if every else formats)
     else:
-        name = formats[0] if formats else "text"
-        sys.stdout.write(_rendered(conclusion, name, options, terminal=sys.stdout.isatty()))
-    return _status(conclusion)
+        output.to_stdout(formats[0] if formats else "text")
+    return _status(output.conclusion)
 
 
-def _conclusion(options: argparse.Namespace) -> Conclusion:
+def _output(options: argparse.Namespace) -> Output:
     # What computes is imported late: `--help` must not wait for numpy and scipy.
     from kvreport.conclude import conclude
     from kvreport.contrasts import contrasted
+    from kvreport.enough import Wish
     from kvreport.experiments import group
     from kvreport.inputs import read_rounds
+    from kvreport.output import Output
     from kvreport.targets import parse
 
-    wished = parse(options.target)
+    wished, until = parse(options.target), _until(options)
     rounds = read_rounds(options.files)
     if not rounds:
         sources = ", ".join(options.files) or "stdin"
         raise ToolError(f"nothing to read: no round stats in {sources} (did kvstats fail?)")
     experiments = group(rounds)
-    conclusion = conclude(experiments, wished, tool_version=version(), progress=_progress)
-    if options.baseline is None:
-        return conclusion
-    return contrasted(conclusion, experiments, options.baseline)
+    conclusion = conclude(
+        experiments,
+        wished,
+        tool_version=version(),
+        until=Wish(
+            half_width=until,
+            first_repeats=options.until_first,
+            maximum=options.until_max,
+        ),
+        progress=_progress,
+    )
+    if options.baseline is not None:
+        conclusion = contrasted(conclusion, experiments, options.baseline)
+    return Output(
+        prog=PROG,
+        conclusion=conclusion,
+        experiments=experiments,
+        language=options.lang,
+        colour=options.color,
+    )
+
+
+def _until(options: argparse.Namespace) -> float | None:
+    from kvpipe.stein import half_width
+
+    if options.until is None:
+        if options.until_first:
+            raise UsageError("--until-first needs --until W%, such as --until 5%")
+        return None
+    return half_width(options.until)
 
 
 def _progress(done: int, total: int) -> None:
@@ -116,38 +182,6 @@ def _progress(done: int, total: int) -> None:
         print(f"\r{PROG}: {done}/{total} scenarios", end="", file=sys.stderr, flush=True)
         if done + 10 >= total:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _rendered(
-    conclusion: Conclusion, name: str, options: argparse.Namespace, *, terminal: bool
-) -> str:
-    from kvreport.formats import RENDERERS, Setting
-
-    setting = Setting(
-        language=options.lang,
-        columns=shutil.get_terminal_size((80, 24)).columns,
-        colour=_colour(options.color, terminal=terminal),
-    )
-    return RENDERERS[name](conclusion, setting)
-
-
-def _colour(wish: str, *, terminal: bool) -> bool:
-    if wish != "auto":
-        return wish == "always"
-    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _write_files(
-    conclusion: Conclusion, folder: Path, formats: Sequence[str], options: argparse.Namespace
-) -> None:
-    from kvreport.formats import FILES
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in formats:
-        path = folder / FILES[name]
-        text = _rendered(conclusion, name, options, terminal=False)
-        path.write_text(text, encoding="utf-8")
-        print(path, file=sys.stderr)
 
 
 def _status(conclusion: Conclusion) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from kvpipe.records import Run
-from kvreport import between, ceilings, conditions, metrics, targets
+from kvreport import between, ceilings, conditions, enough, metrics, targets
 from kvreport.conclusion import Conclusion, Scenario, Shown
 from kvreport.drift import Drift, drift_of, sentinel_drift
 from kvreport.effects import Comparison, Effect, effect, prefill_effect, rate_effect
@@ -31,25 +31,31 @@ def conclude(
     wished: Sequence[Target],
     *,
     tool_version: str,
+    until: enough.Wish = enough.AS_RECORDED,
     progress: Progress = lambda _done, _total: None,
 ) -> Conclusion:
     """All scenarios' conclusions, and the conditions in which they differ."""
-    scenarios = []
+    scenarios, needs = [], []
     for number, experiment in enumerate(experiments):
         progress(number, len(experiments))
-        scenarios.append(_Case(experiment).scenario(wished))
+        case = _Case(experiment, enough.first_stage(experiment, until))
+        need = enough.need(experiment, case.effects, case.drift, until)
+        needs += [need] if need else []
+        scenarios.append(case.scenario(wished, need))
     return Conclusion(
         tool_version=tool_version,
         scenarios=scenarios,
         conditions=conditions.across(experiments),
+        until=enough.gathered(needs, until.maximum),
     )
 
 
 class _Case:
     """One experiment on its way to a conclusion."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, first: int | None) -> None:
         self.experiment = experiment
+        self.first = first
         self.findings = [*of_rounds(experiment), *between.plan_findings(experiment)]
         self.compared: dict[str, Comparison] = {}
         self._compare("cold", "hit")
@@ -63,7 +69,8 @@ class _Case:
 
     def _compare(self, base: Role, other: Role) -> None:
         """Pairs two arms, unless findings forbid every percentage between them."""
-        comparison = Comparison.of(base, other, self.experiment.matched(base, other))
+        matches = self.experiment.matched(base, other)
+        comparison = Comparison.of(base, other, matches, self.first)
         if comparison.matches and not self.refused({base, other}):
             self.compared[f"{base}>{other}"] = comparison
             self.findings += between.pair_findings(comparison)
@@ -111,7 +118,7 @@ class _Case:
 
     def _later(self) -> list[Effect]:
         found = [
-            effect("ttft_s", Comparison.of("cold", f"round {number}", matches))
+            effect("ttft_s", Comparison.of("cold", f"round {number}", matches, self.first))
             for number, matches in self.experiment.later().items()
             if not self.refused({"cold", f"round {number}"})
         ]
@@ -145,7 +152,9 @@ class _Case:
             return sentinel_drift(comparison, "e2e_s")
         return drift_of(self.experiment, comparison, nodes)
 
-    def scenario(self, wished: Sequence[Target]) -> Scenario:
+    def scenario(
+        self, wished: Sequence[Target], need: tuple[float, enough.Need] | None
+    ) -> Scenario:
         experiment = self.experiment
         ceiling = self._ceiling()
         cold = experiment.first("cold")
@@ -162,12 +171,15 @@ class _Case:
             old=experiment.old,
             same_arm=experiment.same_arm,
             joined=experiment.joined,
+            until=None if need is None else need[0],
+            need=None if need is None else need[1],
             made_elsewhere=any(_made_elsewhere(one.run) for one in experiment),
             nodes=experiment.nodes,
             repeats=len(experiment.repeats),
             requests=base.stats.total_requests or None if base else None,
             cold=cold.count(COLD_STRATA) if cold else None,
             contexts=base.run.contexts if base and base.run else None,
+            hit_tokens=_hit_tokens(experiment),
             evidence=evidence_of(experiment),
             comparable=experiment.comparable,
             missing=[] if experiment.comparable else self._missing(),
@@ -268,6 +280,20 @@ class _Case:
 def _made_elsewhere(run: Run | None) -> bool:
     """A workload without a seed: a repeat had a new salt, but the same text."""
     return run is not None and run.seed is None
+
+
+def _hit_tokens(experiment: Experiment) -> float | None:
+    """Mean prompt of the leaders and uniques that succeeded in hit rounds; None if not told."""
+    told = [
+        tokens
+        for repeat in experiment.repeats
+        if repeat.hit and (samples := repeat.hit.stats.samples)
+        for stratum, ok, tokens in zip(
+            samples.stratum, samples.ok, samples.prompt_tokens, strict=True
+        )
+        if stratum in COLD_STRATA and ok and tokens is not None
+    ]
+    return sum(told) / len(told) if told else None
 
 
 def _shown(experiment: Experiment) -> Iterable[Shown]:

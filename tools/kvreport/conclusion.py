@@ -13,6 +13,7 @@ from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
 from kvreport.drift import Drift
 from kvreport.effects import Effect
+from kvreport.enough import Enough, Need
 from kvreport.evidence import Evidence
 from kvreport.experiments import Kind
 from kvreport.metrics import Row, StratumRow
@@ -36,7 +37,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     leaders and uniques; `one_hit_bare` and `all_hits` are no_reuse to hit, over leaders and uniques
     and over all; `nodes` is cold on node A to no_reuse on node B. What could not be computed is
     absent. `refused` holds the codes that forbid any percentage, `value` the name of the effect
-    that says what one hit is worth. `cold` of `requests` had no earlier donor in round 1.
+    that says what one hit is worth. `cold` of `requests` had no earlier donor in round 1. `until`
+    is the half-width that the number of repeats was fixed for in two stages, `need` how many.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     requests: int | None
     cold: int | None
     contexts: int | None
+    hit_tokens: float | None
     evidence: Evidence
     comparable: bool
     missing: list[str]
@@ -65,6 +68,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     throughput_ceiling: float | None
     unsaturated: bool
     drift: Drift | None
+    until: float | None
+    need: Need | None
     targets: list[Result]
     findings: list[Placed]
     conditions: list[Condition]
@@ -115,6 +120,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     tool_version: str
     scenarios: list[Scenario]
     conditions: list[Condition]
+    until: Enough | None = None
     baseline: str | None = None
     contrasts: list[Contrast] = []
 

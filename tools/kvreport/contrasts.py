@@ -13,6 +13,7 @@ import msgspec
 from kvpipe.process import UsageError
 from kvreport.conclusion import Conclusion, Contrast
 from kvreport.effects import Comparison, Effect, effect, rate_effect
+from kvreport.enough import AS_RECORDED, first_stage
 from kvreport.experiments import Experiment, Matched, Role
 from kvreport.placed import Placed
 from kvreport.verdicts import judge
@@ -39,11 +40,12 @@ def contrasted(
 
 def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -> Contrast:
     found: dict[str, Effect] = {}
+    stages = [first for one in (base, other) if (first := first_stage(one, AS_RECORDED))]
     for role in ROLES:
         matches = _matches(base, other, role)
         if not matches:
             continue
-        comparison = Comparison.of(role, role, matches)
+        comparison = Comparison.of(role, role, matches, min(stages, default=None))
         if not any(comparison.pairs):
             continue
         effects = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from kvpipe.records import Run
 from kvreport import conditions, figures, phrasing
 from kvreport.conclusion import Conclusion, Scenario
@@ -14,16 +16,21 @@ from kvreport.tables import metrics_table, rounds_table, strata_table
 from kvreport.words import Words
 
 
-def details(conclusion: Conclusion, words: Words) -> list[Block]:
+def details(
+    conclusion: Conclusion, words: Words, figures: Mapping[str, Sequence[Block]] | None = None
+) -> list[Block]:
+    """`figures` are the scenarios' own charts, by name."""
     blocks: list[Block] = []
-    for one in conclusion.scenarios:
-        blocks += _scenario(one, words)
+    for number, one in enumerate(conclusion.scenarios, 1):
+        blocks += _scenario(one, words, phrasing.anchor(number), (figures or {}).get(one.name, ()))
     return blocks
 
 
-def _scenario(scenario: Scenario, words: Words) -> list[Block]:
+def _scenario(
+    scenario: Scenario, words: Words, anchor: str, figures: Sequence[Block]
+) -> list[Block]:
     blocks: list[Block] = [
-        Heading(3, phrasing.title(scenario, words)),
+        Heading(3, phrasing.title(scenario, words), anchor=anchor),
         Facts(_facts(scenario, words)),
         metrics_table(scenario, words),
     ]
@@ -37,6 +44,7 @@ def _scenario(scenario: Scenario, words: Words) -> list[Block]:
     if strata.rows:
         blocks.append(strata)
     blocks.append(rounds_table(scenario, words))
+    blocks += figures
     lines = _lines(scenario, words)
     if lines:
         blocks.append(Bullets(lines))

@@ -78,15 +78,12 @@ def drift_of(experiment: Experiment, comparison: Comparison, nodes: Effect | Non
 
 def sentinel_drift(comparison: Comparison, metric: Metric) -> Drift:
     """Sentinels of the other round against those of the base; by repeats, or within one run."""
-    found = [
-        values
-        for match in comparison.matches
-        if (values := sentinel_pairs(match.bases[0], match.other, metric))
-    ]
+    each = [sentinel_pairs(one.bases[0], one.other, metric) for one in comparison.matches]
+    found = [values for values in each if values]
     if not found:
         return Drift(source="sentinels")
     thetas = [_theta(one, two) for one, two in found]
-    interval = over_repeats(thetas)
+    interval = over_repeats(thetas, comparison.staged([one is not None for one in each]))
     if len(found) == 1:
         interval = over_units(*found[0])
     return Drift(

@@ -96,21 +96,35 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two arms set against each other, repeat by repeat; `pairs` is None where samples lack."""
+    """Two arms set against each other, repeat by repeat; `pairs` is None where samples lack.
+
+    Repeats numbered up to `first` fixed how many there are in all (two-stage); None: no stages.
+    """
 
     base: str
     other: str
     matches: tuple[Matched, ...]
     pairs: tuple[Pairs | None, ...]
+    first: int | None = None
 
     @classmethod
-    def of(cls, base: str, other: str, matches: Sequence[Matched]) -> Comparison:
+    def of(
+        cls, base: str, other: str, matches: Sequence[Matched], first: int | None = None
+    ) -> Comparison:
         return cls(
             base=base,
             other=other,
             matches=tuple(matches),
             pairs=tuple(pair(one.bases, one.other) for one in matches),
+            first=first,
         )
+
+    def staged(self, told: Sequence[bool]) -> int | None:
+        """How many of the repeats that tell something are of the first stage; None: no stages."""
+        if self.first is None:
+            return None
+        matches = zip(self.matches, told, strict=True)
+        return sum(tells and match.repeat <= self.first for match, tells in matches)
 
     @property
     def all_missed(self) -> bool:
@@ -139,14 +153,16 @@ def effect(metric: Metric, comparison: Comparison, over: Over = "all") -> Effect
     """
     if not any(comparison.pairs):
         return None if over != "all" else _effect_of_means(metric, comparison)
-    once = [found for one in comparison.pairs if one and (found := _once(metric, one, over))]
+    each = [_once(metric, one, over) if one else None for one in comparison.pairs]
+    once = [one for one in each if one]
     if not once:
         return None
     thetas = [math.log(one.other / one.base) for one in once]
+    first = comparison.staged([one is not None for one in each])
     within = None
     if len(once) == 1:
         within = within_run(_rows(once[0], metric, every=comparison.all_missed))
-    interval, reason = _interval(thetas, within)
+    interval, reason = _interval(thetas, within, first)
     return Effect(
         metric=metric,
         base=comparison.base,
@@ -162,24 +178,28 @@ def effect(metric: Metric, comparison: Comparison, over: Over = "all") -> Effect
         planned=sum(one.pairs.planned for one in once),
         dropped=sum(one.pairs.dropped.total() for one in once),
         groups=within.groups if within else None,
-        smallest=smallest_showable(thetas),
+        smallest=smallest_showable(thetas, first),
     )
 
 
 def scalar_effect(
-    name: str, base: str, other: str, values: Sequence[tuple[float | None, float | None]]
+    name: str, comparison: Comparison, values: Sequence[tuple[float | None, float | None]]
 ) -> Effect | None:
-    """An effect on one figure a round, such as throughput: its interval comes from repeats only."""
+    """An effect on one figure a round, such as throughput: its interval comes from repeats only.
+
+    `values` has an entry for each of the comparison's repeats.
+    """
     told = [(one, two) for one, two in values if one and two and one > 0 and two > 0]
     if not told:
         return None
     thetas = [math.log(two / one) for one, two in told]
-    interval = over_repeats(thetas)
-    few: NoInterval = "one_run_scalar" if len(thetas) == 1 else "two_repeats"
+    first = comparison.staged([bool(one and two and one > 0 and two > 0) for one, two in values])
+    interval = over_repeats(thetas, first)
+    few: NoInterval = "one_run_scalar" if len(thetas) == 1 else _too_few(thetas)
     return Effect(
         metric=name,
-        base=base,
-        other=other,
+        base=comparison.base,
+        other=comparison.other,
         over="all",
         base_mean=_geometric([one for one, _ in told]),
         other_mean=_geometric([two for _, two in told]),
@@ -187,7 +207,7 @@ def scalar_effect(
         thetas=thetas,
         interval=interval,
         no_interval=None if interval else few,
-        smallest=smallest_showable(thetas),
+        smallest=smallest_showable(thetas, first),
     )
 
 
@@ -200,7 +220,7 @@ def rate_effect(name: Rate, comparison: Comparison) -> Effect | None:
         )
         for match in comparison.matches
     ]
-    return scalar_effect(name, comparison.base, comparison.other, values)
+    return scalar_effect(name, comparison, values)
 
 
 def prefill_effect(comparison: Comparison) -> Effect | None:
@@ -215,7 +235,7 @@ def prefill_effect(comparison: Comparison) -> Effect | None:
         )
         for match in comparison.matches
     ]
-    return scalar_effect("prefill_s", comparison.base, comparison.other, values)
+    return scalar_effect("prefill_s", comparison, values)
 
 
 def _prefill_s(phases: Mapping[str, Any] | None) -> float | None:
@@ -236,7 +256,7 @@ def _effect_of_means(metric: Metric, comparison: Comparison) -> Effect | None:
         )
         for match in comparison.matches
     ]
-    found = scalar_effect(metric, comparison.base, comparison.other, values)
+    found = scalar_effect(metric, comparison, values)
     if found is None:
         return None
     return msgspec.structs.replace(found, interval=None, no_interval="no_samples", smallest=None)
@@ -248,12 +268,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _interval(
-    thetas: list[float], within: Within | None
+    thetas: list[float], within: Within | None, first: int | None
 ) -> tuple[Interval | None, NoInterval | None]:
     if within is not None:
         return within.interval, within.reason
-    interval = over_repeats(thetas)
-    return interval, None if interval else "two_repeats"
+    interval = over_repeats(thetas, first)
+    return interval, None if interval else _too_few(thetas)
+
+
+def _too_few(thetas: list[float]) -> NoInterval:
+    """Too few repeats at all, or too few of the first stage, whose spread nothing replaces."""
+    return "two_repeats" if len(thetas) < 3 else "first_stage"
 
 
 def _geometric(values: list[float]) -> float:

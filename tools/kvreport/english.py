@@ -110,6 +110,15 @@ PHRASES: dict[str, str] = {
     # --- how sure
     "sure_repeats": "{repeats} repeats, Student's t over repeats; the smallest change that they "
     "could have shown (4 times in 5) is {smallest}",
+    "sure_two_stage": "{repeats} repeats, Student's t in two stages (Stein): the spread of the "
+    "first {first} alone fixes how many it takes for ± {width} of the TTFT ratio, and t keeps "
+    "their {freedom} degrees of freedom; {state}; the smallest change that the repeats could have "
+    "shown (4 times in 5) is {smallest}",
+    "until_reached": "{needed} are needed, and that is reached (± {width})",
+    "until_open": "{needed} are needed, and until then it is ± {width}",
+    "until_unknown": "how many is not known yet",
+    "sure_first_stage": "not at all: the number of repeats was to be fixed in two stages, and "
+    "fewer than 3 repeats of the first stage can be compared",
     "sure_two": "2 repeats ({values}): two values give no interval, so nothing is decided; "
     "run three (--repeats 3)",
     "sure_run": "within this run only: {groups} independent groups of requests, {method}; "
@@ -159,6 +168,7 @@ PHRASES: dict[str, str] = {
     "reason_no_samples": "an old stats file has no requests to pair",
     "reason_no_pairs": "no complete pair",
     "reason_two_repeats": "two repeats give no interval",
+    "reason_first_stage": "fewer than 3 repeats of the first stage",
     "reason_few_pairs": "too few independent pairs",
     "reason_few_groups": "fewer than 3 independent groups in 1 run",
     "reason_one_run_scalar": "one run, one figure",
@@ -431,6 +441,7 @@ PHRASES: dict[str, str] = {
     "d_repeats": "{names}: one run speaks for itself alone; three repeats (--repeats 3) tell "
     "whether it holds.",
     "d_two_repeats": "{names}: one repeat more gives an interval (--repeats 3).",
+    "d_until": "{names}: {needed} repeats in all give the TTFT ratio to ± {width} (--until).",
     "d_contexts": "{names}: more independent contexts (--contexts 8) give the run something to "
     "tell apart.",
     "d_shape": "{names}: to test the TTFT target at all, use {ways}.",
@@ -451,6 +462,22 @@ PHRASES: dict[str, str] = {
     "d_missing": "{names}: run {missing} as well, to have something to compare.",
     "d_old": "{names}: measure again with kvload and kvstats to learn how sure the figures are.",
     "d_none": "Nothing in these figures calls for a change.",
+    # --- in a sentence or two
+    "brief": "{answer}",
+    "brief_simulated": "SIMULATED: {answer}",
+    "brief_none": "No answer: {why}.",
+    "brief_hit": "A hit",
+    "brief_hit_tokens": "A hit on {tokens} tokens",
+    "brief_again": "The same arm again",
+    "brief_saves": "{what} saves {saved} of {base} ({percent}{interval}): {verdict}, {cold}.",
+    "brief_costs": "{what} takes {saved} more than {base} ({percent}{interval}): {verdict}, {cold}.",
+    "brief_same": "{what} saves nothing that could be shown: {other} after {base}{interval}, {cold}.",
+    "brief_tier": "The hits came from here: {tier}, as the server counted; {share}.",
+    "brief_tier_unknown": "Which tier served is not shown: the server's counters do not tell it "
+    "(/metrics); {share}.",
+    "brief_tier_computed": "No tier served a hit: the server computed every prompt.",
+    "brief_share": "they are {percent} of what a perfect cache gives",
+    "brief_share_unknown": "how many tokens were hits is not shown",
     # --- baseline
     "contrast": "Compared with {name}",
     "contrast_name": "{name}: {metric}",
@@ -462,4 +489,62 @@ PHRASES: dict[str, str] = {
     "table_contrast": "Rounds of equal kind, paired by request",
     "arm_cold": "round 1",
     "arm_hit": "round 2",
+    # --- charts
+    "chart_simulated": "SIMULATED",
+    "chart_partly_simulated": "PARTLY SIMULATED",
+    "chart_ttft_comparison": "TTFT: baseline and cache hit",
+    "chart_throughput_comparison": "Throughput: baseline and cache hit",
+    "chart_ttft_reduction_comparison": "TTFT reduction",
+    "chart_throughput_increase_comparison": "Throughput increase",
+    "chart_performance_radar": "Shares of what could be had",
+    "chart_ttft_distribution": "How TTFT is distributed",
+    "chart_cold_against_hit": "Each request in both rounds",
+    "chart_ttft_by_uncached": "TTFT by tokens that had to be computed",
+    "chart_hits_against_ideal": "Hits, observed and ideal",
+    "chart_timeline": "When requests were sent and answered",
+    "chart_n": "{scenarios} scenarios, {repeats} repeats in all.",
+    "chart_n_pairs": "{scenarios} scenarios, {repeats} repeats and {pairs} pairs of requests in "
+    "all.",
+    "chart_absent": "Nothing to draw for: {names}.",
+    "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); drawn "
+    "hollow: verdict withheld.",
+    "chart_whole_round": "Whole round",
+    "chart_one_hit": "One hit",
+    "chart_increase": "Increase",
+    "chart_target": "target {wish}",
+    "chart_radar_note": "Each axis is a share from 0 to 1, cut off at both ends: reductions as "
+    "they are, throughput as a share of the rise asked for, hits as a share of the ideal, TPOT as "
+    "the smaller by the larger of the two rounds. Axes are not comparable with each other.",
+    "chart_radar_most": "The {most} scenarios with the largest gain of {count}.",
+    "chart_requests": "n = {count} requests.",
+    "chart_requests_of": "{count} of {there} requests drawn.",
+    "chart_repeat": "Repeat {number}.",
+    "chart_diagonal": "equal in both rounds",
+    "chart_all_hit": "all that could be hit",
+    "chart_uncached_hint": "#{index}: {tokens} tokens computed, TTFT {ttft}",
+    "chart_hits_hint": "#{index}: {cached} of {ideal} tokens",
+    "axis_ttft": "TTFT (ms)",
+    "axis_ttft_of": "TTFT (ms), {round}",
+    "axis_rps": "Throughput (requests/s)",
+    "axis_reduction": "TTFT reduction (%)",
+    "axis_increase": "Throughput increase (%)",
+    "axis_share": "Share of requests (%)",
+    "axis_uncached": "Prompt tokens not from a cache",
+    "axis_ideal": "Tokens that a perfect cache gives",
+    "axis_cached": "Cached tokens, as reported",
+    "axis_since_start": "Seconds since the round began",
+    "span_late": "waiting to be sent",
+    "span_prefill": "to the first token (queue and prefill)",
+    "span_decode": "decode",
+    "radar_ttft": "TTFT reduction",
+    "radar_one_hit": "Saved by one hit",
+    "radar_e2e": "E2E reduction",
+    "radar_throughput": "Throughput rise",
+    "radar_hits": "Hits of ideal",
+    "radar_tpot": "TPOT kept",
+    # --- the page
+    "page_skip": "Skip to the report",
+    "page_filter": "Only with the finding",
+    "page_all": "all",
+    "page_search": "Only names with",
 }

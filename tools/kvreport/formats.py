@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from kvreport import markdown, text
+from kvreport import html, markdown, text
+from kvreport.brief import brief_of
+from kvreport.charts.chart import Charts
 from kvreport.conclusion import Conclusion
 from kvreport.report import document_of
 from kvreport.words import Words
@@ -20,6 +22,9 @@ class Setting:
     language: str = "en"
     columns: int = 80
     colour: bool = False
+    charts: Charts = field(default_factory=Charts)
+    pictures: str = ""
+    """Where the charts' files lie, seen from the report; empty if none are written."""
 
 
 def as_text(conclusion: Conclusion, setting: Setting) -> str:
@@ -27,8 +32,26 @@ def as_text(conclusion: Conclusion, setting: Setting) -> str:
     return text.render(document, columns=setting.columns, colour=setting.colour)
 
 
+def as_brief(conclusion: Conclusion, setting: Setting) -> str:
+    """The answer in a sentence or two, and the doubts."""
+    document = brief_of(conclusion, Words(setting.language))
+    return text.render(document, columns=setting.columns, colour=setting.colour)
+
+
 def as_markdown(conclusion: Conclusion, setting: Setting) -> str:
-    return markdown.render(document_of(conclusion, Words(setting.language)))
+    words = Words(setting.language)
+    charts = setting.charts if setting.pictures else None
+    return markdown.render(document_of(conclusion, words, charts, setting.pictures))
+
+
+def as_html(conclusion: Conclusion, setting: Setting) -> str:
+    words = Words(setting.language)
+    wording = html.Wording(
+        language=setting.language,
+        marks=[words.phrases[name] for name in words.phrases if name.startswith("mark_")],
+        **{name: words.say(f"page_{name}") for name in ("skip", "filter", "all", "search")},
+    )
+    return html.render(document_of(conclusion, words, setting.charts), wording)
 
 
 def as_json(conclusion: Conclusion, _setting: Setting) -> str:
@@ -38,7 +61,9 @@ def as_json(conclusion: Conclusion, _setting: Setting) -> str:
 
 RENDERERS: dict[str, Callable[[Conclusion, Setting], str]] = {
     "text": as_text,
+    "brief": as_brief,
     "md": as_markdown,
+    "html": as_html,
     "json": as_json,
 }
-FILES = {"text": "report.txt", "md": "report.md", "json": "report.json"}
+FILES = {"text": "report.txt", "md": "report.md", "html": "report.html", "json": "report.json"}

@@ -1,6 +1,7 @@
 """Intervals for the log of a ratio of sums, from repeats or within one run.
 
-The unit is the repeat: with three or more, Student's t over their log ratios. One run can only
+The unit is the repeat: with three or more, Student's t over their log ratios; where their number
+was fixed in two stages (kvpipe.stein) by the spread of the first of them alone. One run can only
 speak about itself ("within this run"): its units are groups of requests that share a prefix, a
 unique request being a group of its own.
 
@@ -26,11 +27,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
+from kvpipe import stein
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Method = Literal["repeats", "groups_bootstrap", "groups_t", "strata"]
 NoInterval = Literal[
-    "no_samples", "no_pairs", "two_repeats", "few_pairs", "one_run_scalar", "no_spread"
+    "no_samples",
+    "no_pairs",
+    "two_repeats",
+    "first_stage",
+    "few_pairs",
+    "one_run_scalar",
+    "no_spread",
 ]
 
 LEVEL = 0.95
@@ -44,12 +53,17 @@ SEED = 20_080_229
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A 95 % interval of the log ratio; `units` repeats, groups or pairs stand behind it."""
+    """A 95 % interval of the log ratio; `units` repeats, groups or pairs stand behind it.
+
+    `first` repeats fixed how many there are (two-stage), and theirs is the spread that makes the
+    width; null: the number was fixed beforehand.
+    """
 
     low: float
     high: float
     method: Method
     units: int
+    first: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,30 +91,32 @@ class Within:
     reason: NoInterval | None = None
 
 
-def over_repeats(thetas: list[float]) -> Interval | None:
-    """Mean +- t(R - 1) standard errors; None below three repeats."""
-    count = len(thetas)
-    if count < 3:
+def over_repeats(thetas: list[float], first: int | None = None) -> Interval | None:
+    """Mean +- t(R - 1) standard errors; None below three repeats.
+
+    `first` of them, null: all, give the standard deviation and the degrees of freedom.
+    """
+    stage = stein.first_stage(thetas if first is None else thetas[:first])
+    if stage is None:
         return None
-    mean, error = float(np.mean(thetas)), standard_error(thetas)
-    half = float(student.ppf(0.5 + LEVEL / 2, count - 1)) * error
-    return Interval(low=mean - half, high=mean + half, method="repeats", units=count)
+    mean, half = float(np.mean(thetas)), stage.half(len(thetas))
+    return Interval(
+        low=mean - half, high=mean + half, method="repeats", units=len(thetas), first=first
+    )
 
 
-def standard_error(thetas: list[float]) -> float:
-    return float(np.std(thetas, ddof=1)) / math.sqrt(len(thetas))
-
-
-def smallest_showable(thetas: list[float], power: float = 0.8) -> float | None:
+def smallest_showable(
+    thetas: list[float], first: int | None = None, power: float = 0.8
+) -> float | None:
     """Smallest |log ratio| that so many repeats would have shown four times in five.
 
     From the standard deviation between repeats; None below three: unknown.
     """
-    count = len(thetas)
-    if count < 3:
+    stage = stein.first_stage(thetas if first is None else thetas[:first])
+    if stage is None:
         return None
-    reach = student.ppf(0.5 + LEVEL / 2, count - 1) + student.ppf(power, count - 1)
-    return float(reach) * standard_error(thetas)
+    reach = stein.quantile(stage.repeats) + student.ppf(power, stage.repeats - 1)
+    return float(reach) * stage.sd / math.sqrt(len(thetas))
 
 
 def within_run(rows: Rows) -> Within:

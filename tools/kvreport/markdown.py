@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from kvreport.display import NBSP, clean
-from kvreport.document import Block, Bullets, Document, Facts, Heading, Paragraph, Table
+from kvreport.document import Block, Bullets, Document, Facts, Figure, Heading, Paragraph, Table
 
 SPECIAL = re.compile(r"([\\`*\[\]|~$])")
 # Underscores inside a word are no emphasis in GitHub's Markdown: scenario names stay readable.
@@ -17,7 +17,9 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def render(document: Document) -> str:
-    return "\n\n".join("\n".join(_lines(block)) for block in document.blocks) + "\n"
+    # A chart without a file of its own cannot be shown here.
+    shown = [one for one in document.blocks if not isinstance(one, Figure) or one.path]
+    return "\n\n".join("\n".join(_lines(block)) for block in shown) + "\n"
 
 
 def escape(text: str) -> str:
@@ -44,6 +46,10 @@ def _lines(block: Block) -> Iterator[str]:
             yield from (f"- **{escape(label)}:** {escape(text)}" for label, text in block.rows)
         case Table():
             yield from _table(block)
+        case Figure():
+            yield f"![{escape(block.chart.title)}](<{block.path}>)"
+            yield ""
+            yield f"{escape_line(block.chart.note)}"
 
 
 def _table(table: Table) -> Iterator[str]:

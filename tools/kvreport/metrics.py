@@ -121,7 +121,7 @@ def _scalar(name: str, read: Reader, comparison: Comparison) -> Effect | None:
         (_mean(read(base.stats) for base in match.bases), read(match.other.stats))
         for match in comparison.matches
     ]
-    return scalar_effect(name, comparison.base, comparison.other, values)
+    return scalar_effect(name, comparison, values)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

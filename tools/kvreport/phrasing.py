@@ -24,6 +24,11 @@ def report_title(conclusion: Conclusion, words: Words) -> str:
     return words.say(form, kinds=words.listed(named))
 
 
+def anchor(number: int) -> str:
+    """Where the details of the scenario in this place of the report stand."""
+    return f"scenario-{number}"
+
+
 def name(scenario: Scenario) -> str:
     """The name as tables show it: scenarios that cross nodes are marked in every one of them."""
     return f"{NODES}{NBSP}{scenario.name}" if scenario.nodes else scenario.name

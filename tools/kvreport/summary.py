@@ -99,6 +99,7 @@ def _table(
         columns=[words.say(f"col_{column}") for column in columns],
         align=["left", "right", "right", "right", "left"],
         rows=rows,
+        sortable=True,
     )
 
 

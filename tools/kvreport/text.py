@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvreport.display import NBSP, clean, pad, parts, width, wrap
-from kvreport.document import Block, Bullets, Document, Facts, Heading, Paragraph, Table
+from kvreport.document import Block, Bullets, Document, Facts, Figure, Heading, Paragraph, Table
 
 PROSE = 100
 """Longer lines than this are hard to read, however wide the terminal."""
@@ -19,11 +19,12 @@ BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 def render(document: Document, *, columns: int = 80, colour: bool = False) -> str:
     """The document as lines of at most `columns` cells; `colour` makes headings bold."""
     setter = _Setter(max(columns, NARROWEST), bold=colour)
-    parts = ["\n".join(setter.lines(block)) for block in document.blocks]
-    return _spaced(document.blocks, parts).replace(NBSP, " ") + "\n"
+    blocks = [block for block in document.blocks if not isinstance(block, Figure)]
+    parts = ["\n".join(setter.lines(block)) for block in blocks]
+    return _spaced(blocks, parts).replace(NBSP, " ") + "\n"
 
 
-def _spaced(blocks: list[Block], parts: list[str]) -> str:
+def _spaced(blocks: Sequence[Block], parts: list[str]) -> str:
     """An empty line between blocks, two before a chapter."""
     text = ""
     for block, part in zip(blocks, parts, strict=True):
@@ -52,6 +53,8 @@ class _Setter:
                 yield from self.facts(block)
             case Table():
                 yield from self.table(block)
+            case Figure():  # a chart is no text; its figures stand in the tables
+                return
 
     def heading(self, block: Heading) -> Iterator[str]:
         lines = wrap(clean(block.text), self.prose)
