@@ -18,6 +18,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "round_stats": records.RoundStats,
     "request_stats": records.RequestStats,
     "cleared": records.Cleared,
+    "capacity": records.Capacity,
     "finding": records.Finding,
 }
 

@@ -56,6 +56,8 @@ Code = Literal[
 Calibrated = Literal["tokenize", "token_ids", "probe", "none"]
 Role = Literal["prefill", "decode", "node", "store", "proxy", "other"]
 SaltWay = Literal["none", "cache_salt", "lmcache_tag", "prompt_head"]
+ProbeVerdict = Literal["passed", "failed", "invalid"]
+CapacityState = Literal["found", "above", "below", "stopped"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -845,8 +847,81 @@ class RequestStats(Record, frozen=True, kw_only=True, tag_field="record", tag="r
     ]
 
 
+class CapacityProbe(Record, frozen=True, kw_only=True):
+    """One rate that was tried."""
+
+    rate_rps: Annotated[float, Meta(gt=0, description="Arrivals per second.")]
+    requests: Annotated[int, Meta(ge=0, description="Requests that were offered.")]
+    good_requests: Annotated[int, Meta(ge=0, description="Those that kept every limit.")]
+    verdict: Annotated[
+        ProbeVerdict, Meta(description="`invalid`: it shows nothing, and was repeated.")
+    ]
+    reason: Annotated[
+        str | None,
+        Meta(description="`slo`, or the code of a finding, that decided; null: it passed."),
+    ] = None
+    efficiency: Annotated[
+        float | None, Meta(description="Cached by ideal tokens; null without reuse.")
+    ] = None
+    total_time_s: Annotated[float | None, Meta(description="First sent to last end.")] = None
+    run_id: Annotated[str, Meta(description="Round that the probe was.")]
+
+
+class Capacity(Record, frozen=True, kw_only=True, tag_field="record", tag="capacity"):
+    """The highest rate that kept an SLO in one repeat and arm, as kvmatrix searched for it."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    experiment_id: Annotated[str, Meta(description="Joins the searches of one experiment.")]
+    name: Annotated[str, Meta(description="Label of the scenario in reports.")]
+    scenario: Annotated[str, Meta(description="Scenario that was run.")]
+    repeat: Annotated[int, Meta(ge=1, description="Which repeat, from 1.")]
+    arm: Annotated[Arm, Meta(description="Arm that was loaded: `no_reuse` or `hit`.")]
+    endpoint_url: Annotated[str, Meta(description="Endpoint as given, without credentials.")]
+    model: Annotated[str | None, Meta(description="Model asked for.")] = None
+    engine: Annotated[str | None, Meta(description="Engine as found; null: not told.")] = None
+    simulated: Annotated[bool, Meta(description="True if the endpoint is kvsim.")] = False
+    slo: Annotated[dict[str, float], Meta(description="The limits in seconds.")]
+    goodput_ratio: Annotated[
+        float, Meta(gt=0, lt=1, description="Share of the offered requests that must keep them.")
+    ]
+    from_rps: Annotated[float, Meta(gt=0, description="Lowest rate that was to be tried.")]
+    to_rps: Annotated[float, Meta(gt=0, description="Highest rate that was to be tried.")]
+    precision_ratio: Annotated[
+        float, Meta(gt=0, description="How far apart failed and passed rate may end.")
+    ]
+    state: Annotated[
+        CapacityState,
+        Meta(
+            description="`above`: even `to_rps` passed; `below`: even `from_rps` failed; "
+            "`stopped`: probes showed nothing."
+        ),
+    ]
+    passed_rps: Annotated[
+        float | None, Meta(description="Highest rate that passed; null: none did.")
+    ] = None
+    failed_rps: Annotated[
+        float | None, Meta(description="Lowest rate that failed; null: none did.")
+    ] = None
+    reason: Annotated[
+        str | None, Meta(description="Why the search stopped; null: it came to its end.")
+    ] = None
+    probes: Annotated[list[CapacityProbe], Meta(description="Every probe, in its order.")]
+    findings: Annotated[list[Finding], Meta(description="What touches the probes' numbers.")] = []
+
+
 StreamRecord = Run | Request | ServerMetrics | End
 PlanRecord = Plan | Planned
 AnyRecord = (
-    Plan | Planned | Run | Request | ServerMetrics | End | RoundStats | RequestStats | Cleared
+    Plan
+    | Planned
+    | Run
+    | Request
+    | ServerMetrics
+    | End
+    | RoundStats
+    | RequestStats
+    | Cleared
+    | Capacity
 )
