@@ -73,8 +73,10 @@ def _what(scenario: Scenario, words: Words) -> str:
 
 
 def thousands(tokens: float) -> str:
-    """`2.7k`, `950`: as lengths of prompts are spoken of."""
-    return f"{tokens:.0f}" if tokens < 1000 else f"{tokens / 1000:.3g}k"
+    """`2.7k`, `24k`, `950`: as lengths of prompts are spoken of."""
+    if tokens < 1000:
+        return f"{tokens:.0f}"
+    return f"{tokens / 1000:.1f}k" if tokens < 9950 else f"{tokens / 1000:.0f}k"
 
 
 def proof_of(scenario: Scenario, role: str) -> str:

@@ -44,9 +44,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--format",
         action="append",
-        choices=(*FORMATS, "all"),
+        choices=(*FORMATS, "brief", "all"),
         metavar="FORMAT",
-        help="text, md, html, json, png (the charts, with -o) or all; several with -o "
+        help="text, md, html, json, png (the charts, with -o), brief (the answer in a sentence "
+        "or two, and the doubts) or all (brief apart); several with -o "
         "(default: text, or all of them with -o)",
     )
     made.add_argument(

@@ -502,9 +502,8 @@ PHRASES: dict[str, str] = {
     "chart_ttft_by_uncached": "TTFT by tokens that had to be computed",
     "chart_hits_against_ideal": "Hits, observed and ideal",
     "chart_timeline": "When requests were sent and answered",
-    "chart_n": "{scenarios} scenarios, {repeats} repeats in all.",
-    "chart_n_pairs": "{scenarios} scenarios, {repeats} repeats and {pairs} pairs of requests in "
-    "all.",
+    "chart_n": "Scenarios: {scenarios}; repeats in all: {repeats}.",
+    "chart_n_pairs": "Scenarios: {scenarios}; repeats in all: {repeats}; pairs of requests: {pairs}.",
     "chart_absent": "Nothing to draw for: {names}.",
     "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); drawn "
     "hollow: verdict withheld.",
@@ -516,6 +515,7 @@ PHRASES: dict[str, str] = {
     "they are, throughput as a share of the rise asked for, hits as a share of the ideal, TPOT as "
     "the smaller by the larger of the two rounds. Axes are not comparable with each other.",
     "chart_radar_most": "The {most} scenarios with the largest gain of {count}.",
+    "chart_radar_doubted": "Left out, because no verdict can be given: {names}.",
     "chart_requests": "n = {count} requests.",
     "chart_requests_of": "{count} of {there} requests drawn.",
     "chart_repeat": "Repeat {number}.",

@@ -66,4 +66,10 @@ RENDERERS: dict[str, Callable[[Conclusion, Setting], str]] = {
     "html": as_html,
     "json": as_json,
 }
-FILES = {"text": "report.txt", "md": "report.md", "html": "report.html", "json": "report.json"}
+FILES = {
+    "text": "report.txt",
+    "brief": "brief.txt",
+    "md": "report.md",
+    "html": "report.html",
+    "json": "report.json",
+}

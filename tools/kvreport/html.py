@@ -15,7 +15,6 @@ from html import escape
 from importlib import resources
 
 from kvreport.charts import svg
-from kvreport.charts.chart import Bars, Timeline
 from kvreport.display import NBSP, clean
 from kvreport.document import (
     Block,
@@ -31,6 +30,8 @@ from kvreport.document import (
 OPEN_MOST = 4
 """Details of more scenarios than this begin closed: the index leads to them."""
 LONG_CELL = 24
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+"""A flag of a tool, which browsers would break behind its dashes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,8 @@ class _Setter:
     def lines(self) -> Iterator[str]:
         figures: list[Figure] = []
         for block in self.blocks:
+            if isinstance(block, Figure | Table) and self.carded:
+                yield from self._close(3)
             if isinstance(block, Figure):
                 figures.append(block)
                 continue
@@ -111,13 +114,11 @@ class _Setter:
         yield '<div class="charts">'
         for one in figures:
             chart = one.chart
-            wide = isinstance(chart, Bars | Timeline)
             title = self._text(chart.title)
             if chart.simulated:
                 title += f' <strong class="doubt">{escape(chart.simulated)}</strong>'
-            style = ' class="wide"' if wide else ""
             yield (
-                f"<figure{style}><figcaption>{title}</figcaption>"
+                f"<figure><figcaption>{title}</figcaption>"
                 f'{svg.draw(chart)}<p class="note">{self._text(chart.note)}</p></figure>'
             )
         yield "</div>"
@@ -135,6 +136,11 @@ class _Setter:
                 yield from self._facts(block)
             case Table():
                 yield from self._table(block)
+
+    @property
+    def carded(self) -> bool:
+        """Whether a card is open: it holds sentences and facts, not tables and charts."""
+        return bool(self.closing) and self.closing[-1] == (3, "</div>")
 
     def _close(self, level: int) -> Iterator[str]:
         """Ends what was opened by headings of this level and below."""
@@ -215,7 +221,7 @@ class _Setter:
 
 
 def _escaped(text: str) -> str:
-    return escape(text).replace(NBSP, "&nbsp;")
+    return FLAG.sub(r'<span class="flag">\g<0></span>', escape(text).replace(NBSP, "&nbsp;"))
 
 
 def _tone(cell: str) -> str:

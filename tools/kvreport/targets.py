@@ -139,7 +139,7 @@ def judge(
     if unsaturated:
         return Result(target=target, status="not_shown", reason="unsaturated")
     status, reason = _by_interval(target, effect)
-    if effect.repeats == 2:
+    if effect.no_interval in ("two_repeats", "first_stage"):
         return Result(target=target, status=status, reason=reason)  # always not shown
     if status != "met" and ceiling is not None and _beyond(target, ceiling):
         return Result(target=target, status="not_reachable", reason="shape")

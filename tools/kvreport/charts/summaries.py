@@ -97,6 +97,8 @@ class _Maker:
 
     def _mean(self, scenario: Scenario, effect: Effect, value: float) -> Bar:
         shown = figures.figure(effect.metric, value)
+        doubts = phrasing.invalid_marks(scenario, effect, self.words)
+        shown = f"{shown} {doubts}" if doubts else shown
         scale = 1.0 if effect.metric.endswith("_rps") else 1000.0
         hint = f"{phrasing.name(scenario)}: {shown}"
         return Bar(value=value * scale, text=shown, hint=hint, doubted=self.doubted(effect))
@@ -194,7 +196,7 @@ class _Maker:
     def radar(self) -> Radar | None:
         """Shares of an ideal, each clipped to 0..1; the axes say of what."""
         words = self.words
-        able = [one for one in self.scenarios if not one.old and not one.refused and one.effects]
+        able = [one for one in self.scenarios if not one.old and not _withheld(one)]
         chosen = sorted(able, key=_gain, reverse=True)[:RADAR_MOST]
         shapes = [(one, list(_shares(one))) for one in chosen]
         shapes = [(one, values) for one, values in shapes if any(v is not None for v in values)]
@@ -202,6 +204,9 @@ class _Maker:
             return None
         scenarios = [one for one, _ in shapes]
         parts = [words.say("chart_radar_note")]
+        doubted = [one for one in self.scenarios if _withheld(one)]
+        if doubted:
+            parts.append(words.say("chart_radar_doubted", names=words.names(self.names(doubted))))
         if len(able) > len(chosen):
             parts.append(words.say("chart_radar_most", most=RADAR_MOST, count=len(able)))
         return Radar(
@@ -215,6 +220,12 @@ class _Maker:
 
 
 RADAR = ("ttft", "one_hit", "e2e", "throughput", "hits", "tpot")
+
+
+def _withheld(scenario: Scenario) -> bool:
+    """Whether a finding keeps what one hit is worth from being said."""
+    value = scenario.one_hit
+    return bool(scenario.refused) or value is None or value.verdict.word == "withheld"
 
 
 def _gain(scenario: Scenario) -> float:

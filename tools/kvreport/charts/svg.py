@@ -15,10 +15,10 @@ from kvreport.charts.chart import Bars, Chart, Dots, Plane, Radar, Timeline, Ton
 from kvreport.charts.scale import Scale, scale_of
 from kvreport.display import clean, width
 
-WIDE = 720
-CELL = 6.7
-"""Width of a cell of text at the 12 px that charts are lettered in, on the generous side."""
-MOST_CELLS = 38
+WIDE = 640
+CELL = 7.2
+"""Width of a cell of text at the 13 px that charts are lettered in, on the generous side."""
+MOST_CELLS = 32
 ROW = 15
 RADAR_TONES: tuple[Tone, ...] = ("base", "other", "bare", "third", "dim")
 
@@ -35,7 +35,10 @@ def draw(chart: Chart) -> str:
             body, high = _radar(chart)
     stamp = ""
     if chart.simulated:
-        stamp = _text(WIDE / 2, high / 2, chart.simulated, "stamp", "middle")
+        # As large as fits: across the picture, and not taller than a part of it.
+        size = min(WIDE * 0.8 / (width(chart.simulated) * 0.62), high * 0.3)
+        letters = _text(WIDE / 2, high / 2, chart.simulated, "stamp", "middle")
+        stamp = letters.replace("<text ", f'<text font-size="{_n(size)}" ', 1)
     label = escape(clean(f"{chart.title}. {chart.note}"), quote=True)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDE} {_n(high)}" role="img" aria-label="{label}">'
@@ -106,7 +109,7 @@ def _bars(chart: Bars) -> tuple[list[str], float]:
     left = 10 + max((width(one) for one in names), default=0) * CELL
     right = WIDE - min(beside, 34) * CELL - 12
     legend, top = _legend([(f"tone-{one.tone}", one.label) for one in chart.series], left, 4)
-    top += 8
+    top += 22 if chart.line else 8
     values = [
         end
         for one in chart.series
@@ -132,7 +135,7 @@ def _bars(chart: Bars) -> tuple[list[str], float]:
         x = left + scale.share(chart.line[0]) * (right - left)
         parts.append(f'<path class="target" d="M{_n(x)} {_n(top)}V{_n(bottom)}"/>')
         anchor = "end" if x > (left + right) / 2 else "start"
-        parts.append(_text(x + (-5 if anchor == "end" else 5), top - 2, chart.line[1], "", anchor))
+        parts.append(_text(x + (-5 if anchor == "end" else 5), top - 4, chart.line[1], "", anchor))
     parts.append(_text((left + right) / 2, bottom + 36, chart.axis.label, "axis", "middle"))
     return parts, bottom + 46
 
@@ -145,7 +148,7 @@ def _bar(bar: object, tone: Tone, scale: Scale, place: tuple[float, float, float
     wide = right - left
     zero = left + scale.share(0.0) * wide
     if bar.value is None:
-        yield _text(zero + 6, y + 11, bar.text, "value")
+        yield _text(zero + 6, y + 12, bar.text, "value")
         return
     end = left + scale.share(bar.value) * wide
     style = f"tone-{tone}{' doubted' if bar.doubted else ''}"
@@ -165,7 +168,7 @@ def _bar(bar: object, tone: Tone, scale: Scale, place: tuple[float, float, float
             f"M{_n(low)} {_n(middle - 4)}V{_n(middle + 4)}"
             f'M{_n(high)} {_n(middle - 4)}V{_n(middle + 4)}"/>'
         )
-    yield f"{_text(furthest + 6, y + 11, _cut(bar.text, 34), 'value')}</g>"
+    yield f"{_text(furthest + 6, y + 12, _cut(bar.text, 34), 'value')}</g>"
 
 
 def _plane(chart: Plane) -> tuple[list[str], float]:
@@ -195,7 +198,7 @@ def _plane(chart: Plane) -> tuple[list[str], float]:
             f'<path class="target" d="M{_n(left)} {_n(bottom)}L{_n(right)} {_n(top)}">'
             f"{_titled(chart.diagonal)}</path>"
         )
-        parts.append(_text(right - 6, bottom - 8, f"- -  {chart.diagonal}", "tick", "end"))
+        parts.append(_text(left + 8, top + 16, f"- - {chart.diagonal}", "tick"))
     for one in chart.series:
         drawn = _steps if chart.shape == "steps" else _dots
         parts += drawn(one, across, up, box)
@@ -299,7 +302,7 @@ def _radar(chart: Radar) -> tuple[list[str], float]:
             f'<path class="grid" d="M{_n(middle)} {_n(centre)}L{_n(end[0])} {_n(end[1])}"/>'
         )
         anchor = "middle" if abs(dx) < 0.1 else "start" if dx > 0 else "end"
-        lift = -8 if dy < -0.9 else 18 if dy > 0.9 else 4
+        lift = -16 if dy < -0.9 else 18 if dy > 0.9 else 4
         parts.append(_text(end[0] + 12 * dx, end[1] + lift, label, "axis", anchor))
     for (style, label), (_, values) in zip(items, chart.series, strict=True):
         told = [
