@@ -23,12 +23,18 @@ from kvreport.targets import parse
 
 
 def tamed(value: Any) -> Any:
-    """Figures from a nanosecond to three centuries: others overflow in some unit."""
+    """Figures from a nanosecond to three centuries: others overflow in some unit.
+
+    What is smaller becomes a nanosecond rather than nothing, which some fields do not allow.
+    """
     if isinstance(value, dict):
         return {name: tamed(one) for name, one in value.items()}
     if isinstance(value, list):
         return [tamed(one) for one in value]
-    return round(math.fmod(value, 1e10), 9) if isinstance(value, float) else value
+    if not isinstance(value, float) or not value:
+        return value
+    kept = math.fmod(value, 1e10) or 1.0
+    return math.copysign(max(round(abs(kept), 9), 1e-9), kept)
 
 
 @st.composite

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
         usage="kvreport [[LABEL=]FILE ...] [--format FORMAT ...] [-o DIR]\n"
         "                [--target NAME=VALUE ...] [--baseline NAME]\n"
-        "                [--until W% [--until-max N] [--until-first N]]",
+        "                [--until W%% [--until-max N] [--until-first N]]",
     )
     made.add_argument(
         "files",
