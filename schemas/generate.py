@@ -19,6 +19,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "request_stats": records.RequestStats,
     "cleared": records.Cleared,
     "capacity": records.Capacity,
+    "calibration": records.Calibration,
     "finding": records.Finding,
 }
 

@@ -47,6 +47,7 @@ Code = Literal[
     "tier_not_shown",
     "salt_ignored",
     "stamps_mixed",
+    "calibration_unfit",
     "uncalibrated",
     "errors",
     "incomplete",
@@ -324,6 +325,62 @@ class Until(Record, frozen=True, kw_only=True):
     ]
 
 
+class CalibratedLoad(Record, frozen=True, kw_only=True):
+    """One load of a calibration: how wrong the client was under it, by the server's own log."""
+
+    streams: Annotated[
+        int | None, Meta(description="Streams at once; null: requests arrived at a rate.")
+    ] = None
+    rate_rps: Annotated[
+        float | None, Meta(description="Arrivals per second; null: a closed loop.")
+    ] = None
+    workers: Annotated[int, Meta(ge=1, description="Processes that sent.")] = 1
+    requests: Annotated[int, Meta(ge=1, description="Requests of one run.")]
+    runs: Annotated[int, Meta(ge=1, description="Runs; every figure is the median over them.")]
+    chunks_rps: Annotated[float, Meta(ge=0, description="Chunks per second that were received.")]
+    ttft_s: Annotated[float, Meta(ge=0, description="TTFT that the server was told to give.")]
+    itl_s: Annotated[float, Meta(ge=0, description="Time between chunks that it was told to.")]
+    ttft_error_p50_s: Annotated[float, Meta(description="Median of TTFT as told less the truth.")]
+    ttft_error_p99_s: Annotated[
+        float, Meta(ge=0, description="99th percentile of the absolute TTFT error.")
+    ]
+    gap_error_p99_s: Annotated[
+        float, Meta(ge=0, description="99th percentile of the absolute error of chunk gaps.")
+    ]
+    tpot_error_p99_s: Annotated[
+        float, Meta(ge=0, description="99th percentile of the absolute TPOT error.")
+    ]
+    lateness_p50_s: Annotated[float, Meta(description="Median of sent less scheduled.")]
+    lateness_p99_s: Annotated[float, Meta(description="99th percentile of it.")]
+    cpu_per_100k_s: Annotated[
+        float, Meta(ge=0, description="Processor seconds of the client per 100,000 chunks.")
+    ]
+    cpu_ratio: Annotated[float, Meta(ge=0, description="Its processor time by wall time.")]
+    merged_share: Annotated[
+        float, Meta(ge=0, description="Chunks that shared a read with an earlier one, of all.")
+    ]
+    stamp_source: Annotated[
+        Literal["kernel", "user", "mixed"], Meta(description="Who took the receive stamps.")
+    ]
+
+
+class Calibration(Record, frozen=True, kw_only=True, tag_field="record", tag="calibration"):
+    """What the client alone does on one host, against a server that is not the limit."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    made_at: Annotated[str, Meta(description="Wall clock when it was made, RFC 3339.")]
+    host: Annotated[Host, Meta(description="Machine that it was made on.")]
+    processor: Annotated[str | None, Meta(description="Its processor; null: not told.")] = None
+    load_average: Annotated[
+        float | None, Meta(description="Load of the machine just before; null: not told.")
+    ] = None
+    tool_version: Annotated[str, Meta(description="Version of kvload.")]
+    server: Annotated[str, Meta(description="Server that the client was held against.")]
+    loads: Annotated[list[CalibratedLoad], Meta(description="What was measured, load by load.")]
+
+
 class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     """Head of one round: everything that could change a number."""
 
@@ -377,7 +434,8 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     ] = None
     warmup: Annotated[Warmup | None, Meta(description="Warm-up; null if none was run.")] = None
     calibration: Annotated[
-        dict[str, Any] | None, Meta(description="Client calibration; null: none given.")
+        Calibration | None,
+        Meta(description="What the client alone does on its host, from --calibration; null: none."),
     ] = None
     config: Annotated[dict[str, Any], Meta(description="Flags and config as they were used.")] = {}
     config_sha256: Annotated[str | None, Meta(description="Hash of `config`.")] = None
@@ -924,4 +982,5 @@ AnyRecord = (
     | RequestStats
     | Cleared
     | Capacity
+    | Calibration
 )
