@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo test check format matrix matrix-drill real bench contamination docs record engines
+.PHONY: help install demo quick test check format matrix matrix-drill real bench contamination docs record engines
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,15 @@ install: $(INSTALLED)  ## Put every tool into .venv/bin
 
 demo: $(INSTALLED)  ## The whole experiment on simulated engines, with a report at the end
 	@demo/run.sh
+
+# As below: what a person wrote reaches the recipe as environment.
+quick: export KV_URL = $(value URL)
+quick: export KV_MODEL = $(value MODEL)
+quick: export KV_KEY_FILE = $(value KEY_FILE)
+quick: export KV_SECONDS = $(value BUDGET)
+quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=... [MODEL=] [KEY_FILE=]
+	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
+	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
 test: $(INSTALLED) engines  ## Run the tests, those on real engines included
 	@pytest -ra
