@@ -113,7 +113,7 @@ def _nodes(scenario: Scenario, words: Words) -> Iterator[str]:
     nodes = scenario.effects.get("nodes")
     if nodes is None:
         return
-    span = figures.span(nodes)
+    span = phrasing.span_of(nodes, words)
     interval = words.say("drift_interval", span=span) if span else ""
     same = nodes.verdict.word == "same"
     yield words.say(
@@ -153,7 +153,7 @@ def conclusions(conclusion: Conclusion, words: Words) -> Iterator[str]:
             result = one.result(target)
             if result is None:
                 continue
-            wish = phrasing.wish(result.target)
+            wish = phrasing.wish(result.target, words)
             by_status.setdefault((result.status, wish), []).append(phrasing.name(one))
         for (status, wish), names in by_status.items():
             said = words.maybe(f"{prefix}{status}", names=words.names(names), wish=wish)

@@ -94,7 +94,7 @@ def worth(scenario: Scenario, words: Words) -> str:
     basis = _basis(scenario, effect, words)
     base, other = figures.ms(effect.base_mean), figures.ms(effect.other_mean)
     if effect.verdict.word == "same":
-        span = figures.span(effect)
+        span = phrasing.span_of(effect, words)
         return words.say("saves_nothing", base=base, other=other, interval=span, basis=basis)
     percent = figures.percent(abs(1 - effect.ratio))
     lower = effect.saved >= 0
@@ -120,7 +120,7 @@ def _basis(scenario: Scenario, effect: Effect, words: Words) -> str:
 
 def target(scenario: Scenario, result: Result, words: Words) -> str:
     """The documents' line: met or not, the reduction, what was asked for."""
-    wish = phrasing.wish(result.target)
+    wish = phrasing.wish(result.target, words)
     effect = scenario.effects.get("ttft")
     why = phrasing.reason(result.reason, words) if result.reason else ""
     if effect is None:
@@ -250,7 +250,8 @@ def doubt(found: list[Placed], words: Words) -> str:
     """The first finding of a kind, and in how many rounds it was made."""
     finding = found[0].finding
     mark = words.maybe(f"mark_{finding.code}") if finding.severity == "invalid" else None
-    message = f"{mark}: {finding.message}" if mark else finding.message
+    said = phrasing.message(finding, words)
+    message = f"{mark}: {said}" if mark and mark not in said else said
     times = sum(len(one.repeats) for one in found)
     return words.say("doubt_times", message=message, count=times) if times > 1 else message
 
@@ -267,7 +268,7 @@ def _tally(scenarios: list[Scenario], words: Words) -> list[Block]:
     ]
     text = words.say(
         "tally",
-        wish=phrasing.wish(results[0].target),
+        wish=phrasing.wish(results[0].target, words),
         count=len(results),
         parts=words.listed(parts),
     )

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         help="write report.txt, report.md, report.html, report.json and charts/*.png there; "
         "stdout stays empty",
     )
-    made.add_argument("--lang", choices=("en",), default="en", help="language (default: en)")
+    made.add_argument("--lang", choices=("en", "zh"), default="en", help="language (default: en)")
     made.add_argument(
         "--target",
         action="append",

@@ -48,6 +48,6 @@ def _row(scenario: str, key: str, effect: Effect, words: Words) -> list[str]:
         figures.figure(effect.metric, effect.base_mean),
         figures.figure(effect.metric, effect.other_mean),
         words.say("same") if same else figures.change(effect.ratio),
-        figures.span(effect) or words.say("none"),
+        phrasing.span_of(effect, words) or words.say("none"),
         phrasing.verdict_cell(effect, words),
     ]

@@ -144,7 +144,7 @@ def _effect(effect: Effect, scenario: Scenario, words: Words) -> list[str]:
         ),
         words.say(f"over_{effect.over}"),
         phrasing.change_cell(scenario, effect, words, captioned=True),
-        figures.span(effect) or words.say("none"),
+        phrasing.span_of(effect, words) or words.say("none"),
         phrasing.verdict_cell(effect, words),
     ]
 
@@ -205,7 +205,7 @@ def drift_line(drift: Drift, scenario: Scenario, words: Words) -> str:
     if drift.interval is None or drift.ratio is None:
         return words.say("drift_unchecked", reason=words.say(f"unchecked_{drift.source}"))
     low, high = (figures.change(end) for end in drift.bounds())
-    span = f"{low.removesuffix(figures.NBSP + '%')} to {high}"
+    span = words.say("span", low=low.removesuffix(f"{figures.NBSP}%"), high=high)
     across = "_nodes" if scenario.nodes and drift.source == "sentinels" else ""
     return words.say(
         f"drift_{drift.source}{across}",
@@ -225,7 +225,7 @@ def finding(placed: Placed, scenario: Scenario, words: Words) -> str:
         "finding",
         where=where,
         severity=words.say(f"severity_{placed.finding.severity}"),
-        message=placed.finding.message,
+        message=phrasing.message(placed.finding, words),
         code=placed.finding.code,
     )
 

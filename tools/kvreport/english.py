@@ -6,6 +6,8 @@ Values come in as figures (`93.2 %`, `885 ms`) or as names; nothing is computed 
 PHRASES: dict[str, str] = {
     # --- words
     "and": "{first} and {last}",
+    "comma": ", ",
+    "span": "{low} to {high}",
     "simulated_name": "{name} (SIMULATED)",
     "captioned": "{caption} (SIMULATED)",
     "none": "-",
@@ -44,6 +46,7 @@ PHRASES: dict[str, str] = {
     "conditions_across": "Besides what was to be compared, the scenarios differ in these:",
     "conditions_within": "Between the rounds of this scenario these differ:",
     "condition": "{value} ({who})",
+    "fact": "{label}: {text}",
     "condition_unknown": "not recorded",
     # --- the answer
     "tally": "TTFT reduction of {wish}, {count} scenarios: {parts}.",

@@ -69,8 +69,8 @@ def figure(name: str, value: float | None) -> str:
     return ms(value)
 
 
-def span(effect: Effect, sense: Sense = "change") -> str | None:
-    """The interval as `-94.1 to -92.0 %`, or as a reduction `92.0 to 94.1 %`; None without one."""
+def span(effect: Effect, sense: Sense = "change") -> tuple[str, str] | None:
+    """Both ends of the interval, `-94.1` and `-92.0 %`, or as a reduction `92.0` and `94.1 %`."""
     bounds = effect.bounds()
     if bounds is None:
         return None
@@ -78,4 +78,4 @@ def span(effect: Effect, sense: Sense = "change") -> str | None:
         first, last = (percent(1 - bound) for bound in reversed(bounds))
     else:
         first, last = (change(bound) for bound in bounds)
-    return f"{first.removesuffix(NBSP + '%')} to {last}"
+    return first.removesuffix(NBSP + "%"), last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvpipe.records import Finding
 from kvreport import conditions, figures
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.effects import Effect
@@ -183,6 +184,11 @@ def verdict_cell(effect: Effect, words: Words) -> str:
     return verdict(effect, words)
 
 
+def message(finding: Finding, words: Words) -> str:
+    """What a finding says, in the report's language where that has words for its code."""
+    return words.maybe(f"finding_{finding.code}", message=finding.message) or finding.message
+
+
 def reasons(codes: list[str], words: Words) -> str:
     return words.listed([reason(code, words) for code in codes])
 
@@ -191,9 +197,15 @@ def reason(code: str, words: Words) -> str:
     return words.maybe(f"reason_{code}") or code.replace("_", " ")
 
 
+def span_of(effect: Effect, words: Words, sense: figures.Sense = "change") -> str | None:
+    """`-94.1 to -92.0 %`; None without an interval."""
+    ends = figures.span(effect, sense)
+    return words.say("span", low=ends[0], high=ends[1]) if ends else None
+
+
 def interval(effect: Effect, words: Words, sense: figures.Sense = "reduction") -> str:
     """`, 92.0 to 94.1 % with 95 % confidence`; empty where there is no interval."""
-    span = figures.span(effect, sense)
+    span = span_of(effect, words, sense)
     if span is None or effect.interval is None:
         return ""
     within = effect.interval.method != "repeats"
@@ -209,8 +221,8 @@ def status(result: Result | None, words: Words) -> str:
     return shown
 
 
-def wish(target: Target) -> str:
+def wish(target: Target, words: Words) -> str:
     """`60 %`, or `0.8 to 1.2` for a band."""
     if target.equivalence:
-        return " to ".join(f"{end:g}" for end in target.asked)
+        return words.say("span", low=f"{target.asked[0]:g}", high=f"{target.asked[-1]:g}")
     return figures.wish(target.asked[0])

@@ -78,7 +78,8 @@ def condition(one: Condition, words: Words) -> str:
         words.say("condition", value=value or words.say("condition_unknown"), who=", ".join(who))
         for value, who in one.values
     ]
-    return f"{one.key}: {'; '.join(values)}"
+    key = words.maybe(f"condition_{one.key}") or one.key
+    return words.say("fact", label=key, text="; ".join(values))
 
 
 def _table(
@@ -86,7 +87,9 @@ def _table(
 ) -> Table:
     phrase, name = TABLES[target.name]
     asked = target.asked
-    text = words.say(phrase, wish=phrasing.wish(target), low=f"{asked[0]:g}", high=f"{asked[-1]:g}")
+    text = words.say(
+        phrase, wish=phrasing.wish(target, words), low=f"{asked[0]:g}", high=f"{asked[-1]:g}"
+    )
     columns = ("scenario", "baseline", "hit", "change", "status")
     rows = []
     for one in scenarios:
@@ -96,7 +99,9 @@ def _table(
             rows += [_later(one, effect, words) for effect in one.later]
     return Table(
         caption=phrasing.caption(text, conclusion, words),
-        columns=[words.say(f"col_{column}") for column in columns],
+        columns=[
+            words.maybe(f"col_{column}_{name}") or words.say(f"col_{column}") for column in columns
+        ],
         align=["left", "right", "right", "right", "left"],
         rows=rows,
         sortable=True,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvreport.english import PHRASES
+from kvreport import chinese, english
 
-LANGUAGES = {"en": PHRASES}
+LANGUAGES = {"en": english.PHRASES, "zh": chinese.PHRASES}
 
 
 class Words:
@@ -24,10 +24,12 @@ class Words:
         """The same, cut short where there are many."""
         if len(items) <= most:
             return self.listed(items)
-        return self.say("names_more", names=", ".join(items[:most]), count=len(items) - most)
+        return self.say(
+            "names_more", names=self.say("comma").join(items[:most]), count=len(items) - most
+        )
 
     def listed(self, items: list[str]) -> str:
         """`a, b and c`."""
         if len(items) < 2:
             return "".join(items)
-        return self.say("and", first=", ".join(items[:-1]), last=items[-1])
+        return self.say("and", first=self.say("comma").join(items[:-1]), last=items[-1])

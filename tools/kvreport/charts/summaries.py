@@ -173,7 +173,7 @@ class _Maker:
             text = f"{text} ({words.say('unsaturated')})"
         if effect.verdict.word == "same":
             text = f"{words.say('same')} {text}"
-        span = figures.span(effect, "reduction" if falling else "change")
+        span = phrasing.span_of(effect, words, "reduction" if falling else "change")
         interval = f" ({span})" if span else ""
         verdict = phrasing.verdict_cell(effect, words)
         return Bar(
@@ -189,7 +189,7 @@ class _Maker:
         for one in self.scenarios:
             result = one.result(target)
             if result:
-                wish = phrasing.wish(result.target)
+                wish = phrasing.wish(result.target, self.words)
                 return result.target.asked[0], self.words.say("chart_target", wish=wish)
         return None
 
