@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvpipe.records import Barrier, ClientHealth, Conservation, Finding, Run, Served
-from kvstats import client, conditions, contamination, delivery, exclusive, tiers
+from kvstats import calibration, client, conditions, contamination, delivery, exclusive, tiers
 from kvstats.contamination import ColdProof, Terms
 from kvstats.findings import ordered
 from kvstats.ideal import Shares
@@ -29,6 +29,7 @@ class Facts:
     gaps: Sequence[str]
     barrier: Barrier | None
     health: ClientHealth | None
+    demand: calibration.Demand
     apart_s: float
     ttft_p50_s: float | None
 
@@ -129,6 +130,8 @@ def _conditions(round_: Round, facts: Facts, proof: ColdProof | None) -> list[Fi
         delivery.stream_buffered(round_.delivery),
         delivery.stamps_mixed(round_.delivery),
         client.client_limited(facts.health, facts.ttft_p50_s, round_.delivery),
+        calibration.client_error(round_.runs, facts.demand, facts.ttft_p50_s),
+        calibration.calibration_unfit(round_.runs, facts.demand),
         client.shards_apart(facts.apart_s),
     ]
 

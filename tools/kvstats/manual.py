@@ -10,6 +10,7 @@ from typing import Any
 
 from kvpipe.process import UsageError
 from kvstats import (
+    calibration,
     client,
     conditions,
     contamination,
@@ -45,6 +46,8 @@ FINDINGS: Mapping[str, Callable[..., Any]] = {
     "stream_buffered": delivery.stream_buffered,
     "stamps_mixed": delivery.stamps_mixed,
     "client_limited": client.client_limited,
+    "client_limited, as calibrated": calibration.client_error,
+    "calibration_unfit": calibration.calibration_unfit,
     "cached_tokens_not_reported": conditions.cached_tokens_not_reported,
     "errors": conditions.errors,
     "incomplete": conditions.incomplete,

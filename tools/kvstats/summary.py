@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kvpipe.records import RoundStats, Samples, Stat, Timings
 from kvstats import metrics
+from kvstats.calibration import demand_of
 from kvstats.client import apart_s, merged_health
 from kvstats.conditions import gaps_of, worst_barrier
 from kvstats.distribution import Values, stat_of
@@ -26,6 +27,8 @@ def summarise(round_: Round) -> RoundStats:
     block = round_.runs[0].block_tokens or round_.tally.block
     ideals = ideal_tokens(table, round_.key.arm, unit_tokens(round_.runs, round_.tally.block))
     timings = timings_of(round_, [name for name in round_.timings if name != "sentinel"])
+    health = merged_health([end.client for end in ends if end.client is not None])
+    spans = [stream.span for stream in streams]
     facts = Facts(
         table=table,
         shares=shares_of(table, ideals),
@@ -33,7 +36,8 @@ def summarise(round_: Round) -> RoundStats:
         block=block,
         gaps=gaps_of(streams, round_.tally.ok),
         barrier=worst_barrier([end.barrier for end in ends if end.barrier is not None]),
-        health=merged_health([end.client for end in ends if end.client is not None]),
+        health=health,
+        demand=demand_of(round_.runs, health, round_.delivery, spans),
         apart_s=apart_s((stream.run, stream.span) for stream in streams),
         ttft_p50_s=timings.ttft_s.p50,
     )
