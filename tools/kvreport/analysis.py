@@ -123,7 +123,7 @@ def _nodes(scenario: Scenario, words: Words) -> Iterator[str]:
     )
     documents = scenario.effects.get("one_hit")
     if documents and scenario.value != "one_hit":
-        yield words.say("a_documents", change=figures.change(documents.ratio))
+        yield words.say("a_documents", change=_change(documents, words))
 
 
 def _decoding(scenario: Scenario, words: Words) -> Iterator[str]:
@@ -140,8 +140,13 @@ def _from_to(phrase: str, effect: Effect, words: Words) -> str:
         phrase,
         base=figures.ms(effect.base_mean),
         other=figures.ms(effect.other_mean),
-        change=figures.change(effect.ratio),
+        change=_change(effect, words),
     )
+
+
+def _change(effect: Effect, words: Words) -> str:
+    """`-47.5 %, -60.1 to -31.0 % with 95 % confidence`; the change alone without an interval."""
+    return figures.change(effect.ratio) + phrasing.interval(effect, words, "change")
 
 
 def conclusions(conclusion: Conclusion, words: Words) -> Iterator[str]:

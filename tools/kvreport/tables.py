@@ -11,26 +11,36 @@ from kvreport.words import Words
 
 
 def metrics_table(scenario: Scenario, words: Words) -> Table:
-    """`Metric | Round 1 | Round 2 | Change`: all that the rounds carry."""
+    """`Metric | Round 1 | Round 2 | Change`: all that the rounds carry.
+
+    With the interval of each change where repeats give one.
+    """
     many = scenario.repeats > 1
     caption = words.say(
         "table_metrics_repeats" if many else "table_metrics", repeats=scenario.repeats
     )
     cold = any(one.role == "cold" for one in scenario.rounds)
     first = words.say("col_round_1" if cold else "col_bare")
+    columns = [words.say("col_metric"), first, words.say("col_round_2"), words.say("col_change")]
+    align: list[Align] = ["left", "right", "right", "right"]
+    rows = [
+        [
+            words.say(f"m_{one.name}"),
+            shaped(one.base, one.unit),
+            shaped(one.other, one.unit),
+            _change(one, scenario, words),
+        ]
+        for one in scenario.metrics
+    ]
+    spans = [_span(one, scenario) for one in scenario.metrics]
+    if any(spans):
+        columns, align = [*columns, words.say("col_interval")], [*align, "right"]
+        rows = [[*row, span or words.say("none")] for row, span in zip(rows, spans, strict=True)]
     return Table(
         caption=phrasing.warned_caption(caption, scenario, words),
-        columns=[words.say("col_metric"), first, words.say("col_round_2"), words.say("col_change")],
-        align=["left", "right", "right", "right"],
-        rows=[
-            [
-                words.say(f"m_{one.name}"),
-                shaped(one.base, one.unit),
-                shaped(one.other, one.unit),
-                _change(one, scenario, words),
-            ]
-            for one in scenario.metrics
-        ],
+        columns=columns,
+        align=align,
+        rows=rows,
     )
 
 
@@ -53,6 +63,15 @@ def _change(row: Row, scenario: Scenario, words: Words) -> str:
     if row.effect is None:
         return words.say("none")
     return phrasing.change_cell(scenario, row.effect, words, captioned=True)
+
+
+def _span(row: Row, scenario: Scenario) -> str | None:
+    """The interval of a change that is shown; None where none is."""
+    if row.effect is None or scenario.refused:
+        return None
+    if scenario.open_loop and row.unit in ("rps", "tps"):
+        return None
+    return figures.span(row.effect)
 
 
 def strata_table(scenario: Scenario, words: Words) -> Table:
