@@ -99,6 +99,8 @@ def _load_flags(group: argparse._ArgumentGroup) -> None:
 def _control_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--isolation", metavar="FILE", help="kvclear's record; travels with the numbers")
+    add("--calibration", metavar="FILE", help="what the client alone does on this machine (make"
+        " calibrate); travels with the numbers")  # fmt: skip
     add("--engine", action="append", default=[], metavar="KIND=URL", help="engine to reset"
         " (vllm, sglang, ...) or store to watch (mooncake), where it lies behind the"
         " endpoint")  # fmt: skip

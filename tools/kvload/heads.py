@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import socket
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import msgspec
 
 from kvengine.urls import redact
 from kvload.bodies import Dress
+from kvload.host import this_host
 from kvload.settings import Experiment, RoundPlan
 from kvload.site import Node
 from kvpipe.process import version
-from kvpipe.records import Host, Plan, Run, Warmup
+from kvpipe.records import Plan, Run, Warmup
 
 
 def run_head(
@@ -64,6 +61,7 @@ def run_head(
         block_tokens=node.block_tokens,
         chunk_tokens=experiment.chunk_tokens,
         warmup=warmup,
+        calibration=experiment.calibration,
         config=experiment.config,
         config_sha256=config_sha256(experiment.config),
         tool_version=version(),
@@ -75,14 +73,3 @@ def run_head(
 def config_sha256(config: dict[str, Any]) -> str:
     """Hash of a config as it was used."""
     return hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
-
-
-@cache
-def this_host() -> Host:
-    """The machine that sends."""
-    return Host(
-        name=socket.gethostname(),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-    )

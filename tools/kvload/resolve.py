@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 
 from kvengine.access import api_key, extra_body, headers
 from kvengine.urls import redact
+from kvload.calibration import read_calibration
 from kvload.config import ScenarioConfig, need_endpoints, plan_flags_of, read_config
 from kvload.console import Console
 from kvload.settings import Access, Api, Experiment, Source, check
@@ -41,7 +42,11 @@ def experiments_of(args: argparse.Namespace, console: Console) -> list[Experimen
     configs: list[ScenarioConfig | None] = [None]
     if args.config:
         configs = list(read_config(args.config, args.scenarios))
-    experiments = [experiment_of(args, config) for config in configs]
+    calibration = read_calibration(args.calibration, console)
+    experiments = [
+        dataclasses.replace(experiment_of(args, config), calibration=calibration)
+        for config in configs
+    ]
     for experiment in experiments:
         check(experiment)
     if len(experiments) > 1 and any(

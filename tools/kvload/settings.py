@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kvpipe.process import UsageError
-from kvpipe.records import Arm, Arrival, Cleared, Role, Tier
+from kvpipe.records import Arm, Arrival, Calibration, Cleared, Role, Tier
 
 Api = Literal["chat", "completions"]
 Rounds = dict[int, str]
@@ -51,6 +51,7 @@ class Experiment:
     control: bool
     salt: str
     isolation: Cleared | None
+    calibration: Calibration | None = None
     engines: tuple[tuple[str, str], ...]
     metrics_urls: tuple[tuple[Role, str], ...]
     block_tokens: int | None
