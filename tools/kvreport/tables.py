@@ -32,7 +32,7 @@ def metrics_table(scenario: Scenario, words: Words) -> Table:
         ]
         for one in scenario.metrics
     ]
-    spans = [_span(one, scenario) for one in scenario.metrics]
+    spans = [_span(one, scenario, words) for one in scenario.metrics]
     if any(spans):
         columns, align = [*columns, words.say("col_interval")], [*align, "right"]
         rows = [[*row, span or words.say("none")] for row, span in zip(rows, spans, strict=True)]
@@ -65,13 +65,13 @@ def _change(row: Row, scenario: Scenario, words: Words) -> str:
     return phrasing.change_cell(scenario, row.effect, words, captioned=True)
 
 
-def _span(row: Row, scenario: Scenario) -> str | None:
+def _span(row: Row, scenario: Scenario, words: Words) -> str | None:
     """The interval of a change that is shown; None where none is."""
     if row.effect is None or scenario.refused:
         return None
     if scenario.open_loop and row.unit in ("rps", "tps"):
         return None
-    return figures.span(row.effect)
+    return phrasing.span_of(row.effect, words)
 
 
 def strata_table(scenario: Scenario, words: Words) -> Table:
