@@ -35,7 +35,7 @@ def kvload(argv: Sequence[str] | None) -> int:
             label = experiment.name or experiment.source.scenario
             console.say(f"Scenario {number}/{len(experiments)}: {label}")
         totals = asyncio.run(conduct(experiment, sys.stdout.buffer, console))
-        if not totals.complete or totals.failed > args.max_failures:
+        if not totals.complete or totals.short or totals.failed > args.max_failures:
             status = 1
             if args.quiet:
                 console.warn(totals.trouble)

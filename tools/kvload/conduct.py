@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from kvengine.saltprobe import SaltProbe
 from kvengine.urls import redact
-from kvload.arrivals import due_times
 from kvload.bodies import Dress, Prepared, prepare
 from kvload.client import Client, Target
 from kvload.console import Console
@@ -28,8 +29,11 @@ from kvload.controls import (
 from kvload.drive import Observe, Outcome, Round
 from kvload.heads import run_head
 from kvload.health import client_health
+from kvload.horizon import fitted
 from kvload.ideals import EXACT, Namespace, RoundIdeals
+from kvload.load import planned_arrival
 from kvload.namespaces import Salts
+from kvload.pacing import pace_of
 from kvload.plans import (
     RepeatPlan,
     make_plans,
@@ -44,8 +48,8 @@ from kvload.warmup import Leg, warm_up
 from kvload.watch import SerialWatch, Watch
 from kvload.writer import RoundFacts, Tally, Writer
 from kvpipe.jsonl import write_record
-from kvpipe.process import Stopped, ToolError
-from kvpipe.records import Arrival, Barrier, End, Reset, Run, SaltWay, Warmup
+from kvpipe.process import Stopped, ToolError, UsageError
+from kvpipe.records import Arrival, Barrier, End, Planned, Reset, Run, SaltWay, Warmup
 
 FEW_CONNECTIONS = 64
 NO_WARMUP = Warmup(passes=0, settled=None)
@@ -59,6 +63,7 @@ class Totals:
     complete: bool = True
     failed: int = 0
     rounds: int = 0
+    short: bool = False
     last_error: str | None = None
     stopped: str | None = None
 
@@ -67,7 +72,8 @@ class Totals:
         """What went wrong, in one line."""
         failed = f"{self.failed} failed (last: {self.last_error})" if self.failed else ""
         stopped = f"stopped early: {self.stopped}" if self.stopped else ""
-        return "; ".join(part for part in (failed, stopped) if part) or "nothing"
+        short = "the plan was too short for --duration" if self.short else ""
+        return "; ".join(part for part in (failed, stopped, short) if part) or "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,7 @@ class Conductor:
         self._warmup: Warmup | None = None
         self._salt_way: SaltWay = "none"
         self._salt_probe: SaltProbe | None = None
+        self._sent_first: frozenset[int] | None = None
         self.stopping = Stopping(console)
         self.totals = Totals()
 
@@ -130,9 +137,9 @@ class Conductor:
             plans = await unless(asyncio.to_thread(make_plans, experiment, first, self._site.model))
         for plan in plans:
             check_lengths(plan, self._site)
-        timed = any(request.at_s is not None for plan in plans for request in plan.requests)
-        if timed and experiment.arrival == Arrival(kind="serial"):
-            self._experiment = dataclasses.replace(experiment, arrival=Arrival(kind="planned"))
+        arrival = arrival_for(experiment, plans)
+        experiment = self._experiment = dataclasses.replace(experiment, arrival=arrival)
+        plans = [fitted(plan, experiment) for plan in plans]
         if needs_reset(experiment):
             await unless(preflight_reset(self._site))
         if any(turn.salt == "request" for turn in self._schedule()) or experiment.salt != "none":
@@ -149,6 +156,7 @@ class Conductor:
             self._console.say(f"Repeat {repeat}/{max(experiment.repeats)}")
         if self._warmup is None:
             self._warmup = await self._warm_up(plan)
+        self._sent_first = None
         schedule = rounds_of(experiment, repeat)
         for number, round_plan in enumerate(schedule):
             following = schedule[number + 1] if number + 1 < len(schedule) else None
@@ -235,10 +243,34 @@ class Conductor:
             head=run_head(experiment, node, plan.head, round_plan, repeat, dress, self._warmup),
             node=node,
             client=self._clients[url],
-            prepared=prepare(plan.requests, dress),
+            prepared=prepare(self._to_send(plan), dress),
             namespace=namespace,
             reuse=not each,
         )
+
+    def _to_send(self, plan: RepeatPlan) -> list[Planned]:
+        """The repeat's requests: all, or those that a duration let its first round send.
+
+        Rounds are compared request by request, and a later one is faster: it must not send more.
+        """
+        if self._sent_first is None:
+            return plan.requests
+        return [request for request in plan.requests if request.index in self._sent_first]
+
+    def _limit(self, turn: Turn, outcome: Outcome, wall_s: float) -> None:
+        """After the first round of a closed loop with a duration: what the later ones send."""
+        arrival = self._experiment.arrival
+        closed = arrival.kind in ("serial", "closed")
+        if arrival.duration_s is None or not closed or self._sent_first is not None:
+            return
+        self._sent_first = frozenset(outcome.begun)
+        if outcome.ran_out and wall_s < arrival.duration_s:
+            needed = math.ceil(len(turn.prepared) * arrival.duration_s / max(wall_s, 1e-3))
+            self.totals.short = True
+            self._console.warn(
+                f"the plan ended after {wall_s:.1f} of {arrival.duration_s:g} s: about"
+                f" {needed} requests would last (a repeated prompt would be a hit)"
+            )
 
     async def _one_round(self, turn: Turn) -> bool:
         """One round's whole stream, from `run` to `end`; False if it stopped early."""
@@ -263,7 +295,7 @@ class Conductor:
             run_id=head.run_id,
             complete=outcome.stopped is None,
             reason=outcome.stopped,
-            planned=len(turn.prepared),
+            planned=len(turn.prepared) if outcome.stopped else len(outcome.begun),
             sent=tally.sent,
             ok=tally.ok,
             failed=tally.failed,
@@ -276,6 +308,7 @@ class Conductor:
             client=client_health(outcome, tally, experiment.arrival, wall_s, turn.client.opened),
         )
         write_record(end, self._out)
+        self._limit(turn, outcome, wall_s)
         self.totals.failed += tally.failed
         self.totals.last_error = tally.last_error or self.totals.last_error
         self.totals.stopped = outcome.stopped or self.totals.stopped
@@ -306,11 +339,12 @@ class Conductor:
         def written(tally: Tally) -> None:
             self._console.progress(tally.done, tally.failed)
 
-        due = due_times(
-            [item.planned for item in turn.prepared], experiment.arrival, experiment.seed
-        )
+        planned = [item.planned for item in turn.prepared]
+        pace = pace_of(experiment.arrival, planned, experiment.seed)
+        if self._sent_first is not None:
+            pace = dataclasses.replace(pace, until_ns=None)
         with Writer(self._out, facts, ideals, written) as writer:
-            driver = Round(turn.client, writer, experiment.arrival, due, observe)
+            driver = Round(turn.client, writer, pace, observe)
             self.stopping.on_stop = driver.stop
             if self.stopping.reason is not None:
                 driver.stop(self.stopping.reason)
@@ -370,6 +404,16 @@ class Conductor:
         if end.reason is not None:
             text += f"; stopped: {end.reason}"
         self._console.say(text)
+
+
+def arrival_for(experiment: Experiment, plans: Sequence[RepeatPlan]) -> Arrival:
+    """The arrival as asked; a workload with times of its own keeps them where nothing was."""
+    timed = any(request.at_s is not None for plan in plans for request in plan.requests)
+    if timed:
+        return planned_arrival(experiment.arrival, experiment.max_concurrency)
+    if experiment.max_concurrency is not None and experiment.arrival.kind == "serial":
+        raise UsageError("--max-concurrency caps an open loop: this workload has no at_s")
+    return experiment.arrival
 
 
 def check_lengths(plan: RepeatPlan, site: Site) -> None:

@@ -10,30 +10,65 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from kvload.bodies import Prepared
 from kvload.client import Client, Exchange
-from kvload.writer import Began, Ended, Served, Writer
-from kvpipe.records import Arrival
+from kvload.pacing import Pace
+from kvload.writer import Began, Ended, Served
 
 LAG_TICK_S = 0.02
 TICK_NS = 1_000_000
 HOPELESS_FAILURES = 5  # connections refused in a row: nobody is there any more
 
+now_ns = time.perf_counter_ns
+
 Observe = Callable[[], Awaitable[Served | None]]
+
+
+class Sink(Protocol):
+    """Where events of requests go; neither call may block."""
+
+    def put(self, item: Began | Ended, /) -> None:
+        """Take an event."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing that is put will be written any more."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What the driver saw of a round."""
+    """What the driver saw of a round. `ran_out`: the plan ended before its time did."""
 
     stopped: str | None = None
-    first_due_ns: int | None = None
+    ran_out: bool = False
+    begun: list[int] = field(default_factory=list)
     last_end_ns: int | None = None
     cpu_s: float = 0.0
     loop_lag_s: list[float] = field(default_factory=list)
+
+
+class Gate:
+    """A request that others wait for: open once it has ended."""
+
+    __slots__ = ("_open", "ended_ns")
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self.ended_ns = 0
+
+    def open(self, ended_ns: int) -> None:
+        """It has ended, or will never be sent."""
+        self.ended_ns = ended_ns
+        self._open.set()
+
+    async def passed(self) -> int:
+        """Wait until it is open; when it was opened."""
+        await self._open.wait()
+        return self.ended_ns
 
 
 class Round:
@@ -42,17 +77,17 @@ class Round:
     def __init__(
         self,
         client: Client,
-        writer: Writer,
-        arrival: Arrival,
-        due_s: Sequence[float] | None,
+        sink: Sink,
+        pace: Pace,
         observe: Observe | None,
     ) -> None:
         self._client = client
-        self._writer = writer
-        self._arrival = arrival
-        self._due_s = due_s
+        self._sink = sink
+        self._pace = pace
         self._observe = observe
-        self._ended: dict[int, asyncio.Event] = {}
+        self._gates: dict[int, Gate] = {}
+        self._slots = None if pace.slots is None else asyncio.Semaphore(pace.slots)
+        self._freed_ns = 0
         self._refused = 0
         self._stop: str | None = None
         self._dispatcher: asyncio.Task[None] | None = None
@@ -68,15 +103,17 @@ class Round:
             for task in self._flying:
                 task.cancel()
 
-    async def run(self, prepared: Sequence[Prepared]) -> Outcome:
-        """Send every request and wait for every answer."""
-        self._ended = {item.planned.index: asyncio.Event() for item in prepared}
+    async def run(self, prepared: Sequence[Prepared], origin_ns: int | None = None) -> Outcome:
+        """Send every request and wait for every answer; the schedule begins now or as told."""
+        known = {item.planned.index for item in prepared}
+        awaited = {item.planned.after for item in prepared}
+        self._gates = {after: Gate() for after in awaited if after in known}
         cpu = time.process_time()
         lag = asyncio.create_task(self._watch_loop())
+        dispatch = self._closed if self._pace.due_ns is None else self._open
         with garbage_kept():
-            origin = time.perf_counter_ns()
-            self.outcome.first_due_ns = origin
-            self._dispatcher = asyncio.create_task(self._dispatch(prepared, origin))
+            origin_ns = now_ns() if origin_ns is None else origin_ns
+            self._dispatcher = asyncio.create_task(dispatch(prepared, origin_ns))
             await asyncio.wait([self._dispatcher])
             while self._flying:
                 await asyncio.wait(self._flying)
@@ -88,60 +125,95 @@ class Round:
             raise error
         return self.outcome
 
-    async def _dispatch(self, prepared: Sequence[Prepared], origin_ns: int) -> None:
-        limit = self._arrival.concurrency
-        slots = asyncio.Semaphore(limit) if limit is not None else None
+    async def _closed(self, prepared: Sequence[Prepared], origin_ns: int) -> None:
+        """In the plan's order: what is not ready holds up what stands behind it."""
+        pace, slots = self._pace, self._slots
+        until_ns = None if pace.until_ns is None else origin_ns + pace.until_ns
         for number, item in enumerate(prepared):
-            due_ns = None
-            if self._due_s is not None:
-                due_ns = origin_ns + round(self._due_s[number] * 1e9)
-                await sleep_until(due_ns)
-            after = item.planned.after
-            if after is not None and after in self._ended:
-                await self._ended[after].wait()
+            if pace.stagger_ns and pace.slots is not None and number < pace.slots:
+                await sleep_until(origin_ns + number * pace.stagger_ns)
+            await self._free(item)
             if slots is not None:
                 await slots.acquire()
+            if self._stop is not None or (until_ns is not None and now_ns() >= until_ns):
+                return
+            self._start(self._one(item, None, None))
+        self.outcome.ran_out = until_ns is not None
+
+    async def _open(self, prepared: Sequence[Prepared], origin_ns: int) -> None:
+        """Each at its time; what has to wait then waits alone."""
+        assert self._pace.due_ns is not None
+        for due_ns, item in in_time(self._pace.due_ns, prepared):
+            await sleep_until(origin_ns + due_ns)
             if self._stop is not None:
                 return
-            task = asyncio.create_task(self._one(item, due_ns, slots))
-            self._flying.add(task)
-            task.add_done_callback(self._flying.discard)
-            if self._arrival.kind == "serial":
-                await asyncio.wait([task])
+            self._start(self._when_free(item, origin_ns + due_ns))
 
-    async def _one(
-        self, item: Prepared, due_ns: int | None, slots: asyncio.Semaphore | None
-    ) -> None:
+    async def _when_free(self, item: Prepared, due_ns: int) -> None:
+        """A request that is due: what it waits for is the load's lateness, and not the client's."""
+        free_ns = await self._free(item)
+        if item.planned.turn is not None:
+            due_ns = max(due_ns, free_ns)  # nobody types the next turn before he has read this one
+        ready_ns = max(due_ns, free_ns)
+        if self._slots is not None:
+            full = self._slots.locked()
+            await self._slots.acquire()
+            ready_ns = max(ready_ns, self._freed_ns) if full else ready_ns
+        await self._one(item, due_ns, ready_ns)
+
+    async def _free(self, item: Prepared) -> int:
+        """Wait for the request that must have ended, and for think time; since when it is so."""
+        after = item.planned.after
+        if after is None or after not in self._gates:
+            return 0
+        free_ns = await self._gates[after].passed()
+        if self._pace.think_ns and item.planned.turn is not None:
+            free_ns += self._pace.think_ns
+            await sleep_until(free_ns)
+        return free_ns
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._flying.add(task)
+        task.add_done_callback(self._flying.discard)
+
+    async def _one(self, item: Prepared, due_ns: int | None, ready_ns: int | None) -> None:
+        """Send one request; a closed loop's is due when its task begins."""
+        index = item.planned.index
         try:
-            start_ns = time.perf_counter_ns()
-            self._writer.put(Began(prepared=item, at_ns=start_ns))
+            start_ns = now_ns()
+            self.outcome.begun.append(index)
+            self._sink.put(Began(prepared=item, at_ns=start_ns))
             exchange = await self._client.send(item.body, item.request_id)
             self.outcome.last_end_ns = max(self.outcome.last_end_ns or 0, exchange.end_ns)
             served = None
             if self._observe is not None and self._stop is None:
                 with contextlib.suppress(asyncio.CancelledError):  # a stop must not cost the record
                     served = await self._observe()
-            self._writer.put(
+            self._sink.put(
                 Ended(
                     prepared=item,
                     exchange=exchange,
-                    scheduled_ns=due_ns if due_ns is not None else start_ns,
+                    scheduled_ns=start_ns if due_ns is None else due_ns,
+                    ready_ns=start_ns if ready_ns is None else ready_ns,
                     start_ns=start_ns,
                     served=served,
                 )
             )
             self._judge(exchange)
         finally:
-            self._ended[item.planned.index].set()
-            if slots is not None:
-                slots.release()
+            self._freed_ns = now_ns()
+            if index in self._gates:
+                self._gates[index].open(self._freed_ns)
+            if self._slots is not None:
+                self._slots.release()
 
     def _judge(self, exchange: Exchange) -> None:
         """Stop where going on makes no sense: nobody listens, or nobody reads our records."""
         self._refused = self._refused + 1 if exchange.error_kind == "connect_error" else 0
         if self._refused >= HOPELESS_FAILURES:
             self.stop(f"{self._refused} connections failed in a row: {exchange.error}")
-        if self._writer.ended:
+        if self._sink.ended:
             self.stop("the records can no longer be written")
 
     async def _watch_loop(self) -> None:
@@ -152,12 +224,17 @@ class Round:
             self.outcome.loop_lag_s.append(max(0.0, time.perf_counter() - asked))
 
 
+def in_time(due_ns: Sequence[int], prepared: Sequence[Prepared]) -> list[tuple[int, Prepared]]:
+    """Requests as they are due; the plan's order where that is at the same time."""
+    return sorted(zip(due_ns, prepared, strict=True), key=lambda pair: pair[0])
+
+
 async def sleep_until(due_ns: int) -> None:
     """Sleep to an absolute instant of perf_counter_ns; the last stretch by yielding.
 
     The loop's selector rounds a wait up to the next millisecond: it is asked to wake one early.
     """
-    while (left_ns := due_ns - time.perf_counter_ns()) > 0:
+    while (left_ns := due_ns - now_ns()) > 0:
         await asyncio.sleep(max(0, left_ns - TICK_NS) / 1e9)
 
 

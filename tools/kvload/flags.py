@@ -64,6 +64,7 @@ def _workload_flags(group: argparse._ArgumentGroup) -> None:
         " context, 0 to 1 (kvplan)")  # fmt: skip
     add("--output-tokens", type=count, metavar="N", help="output tokens (kvplan; default: 64)")
     add("--order", choices=("leaders-first", "shuffled"), help="order of dispatch (kvplan)")
+    add("--keep-plan", metavar="FILE", help="write the plan that is sent there too")
     add("--sentinels", type=whole, metavar="N", help="sentinel requests (kvplan; default:"
         " max(3, 5 %% of the requests))")  # fmt: skip
     add("--seed", type=int, metavar="N", help="seed of text, order and arrivals (default: 1)")
@@ -92,8 +93,18 @@ def _load_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--concurrency", type=count, metavar="N", help="requests in flight (default: serial)")
     add("--rate", type=positive, metavar="R", help="arrivals per second: an open loop")
-    add("--arrival", choices=("constant", "poisson"), help="how arrivals follow one another at"
-        " --rate (default: poisson)")  # fmt: skip
+    add("--arrival", choices=("constant", "poisson", "gamma"), help="how arrivals follow one"
+        " another in an open loop (default: poisson)")  # fmt: skip
+    add("--burstiness", type=positive, metavar="B", help="shape of gamma arrivals, as in vLLM's"
+        " bench: 1 is poisson, below it bursts, above it more even (default: 1)")  # fmt: skip
+    add("--max-concurrency", type=count, metavar="N", help="cap on the requests in flight of an"
+        " open loop; what waits for it keeps the time at which it was due")  # fmt: skip
+    add("--stages", metavar="SPEC", help="rates one after another, ramps with ..:"
+        " 30s@1,60s@5..20,30s@20")  # fmt: skip
+    add("--duration", type=positive, metavar="S", help="nothing is sent after S seconds; what"
+        " runs is waited for")  # fmt: skip
+    add("--think", type=positive, metavar="S", help="seconds between the end of a"
+        " conversation's turn and its next one")  # fmt: skip
 
 
 def _control_flags(group: argparse._ArgumentGroup) -> None:

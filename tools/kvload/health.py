@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kvload.arrivals import mean_rate
 from kvload.drive import Outcome
 from kvload.writer import Tally
 from kvpipe.records import Arrival, ClientHealth
@@ -12,7 +13,12 @@ from kvpipe.records import Arrival, ClientHealth
 def client_health(
     outcome: Outcome, tally: Tally, arrival: Arrival, wall_s: float, opened: int
 ) -> ClientHealth:
-    """Of one round; a figure without observations is null."""
+    """Of one round; a figure without observations is null.
+
+    The achieved rate of an open loop ends with the last request sent: the answers behind it are the
+    server's time. In a closed loop they are what the rate is made of.
+    """
+    whole_rps = tally.sent / wall_s if wall_s > 0 else None
     return ClientHealth(
         lateness_p50_s=quantile(tally.lateness_s, 0.5),
         lateness_p99_s=quantile(tally.lateness_s, 0.99),
@@ -22,8 +28,8 @@ def client_health(
         cpu_s=outcome.cpu_s,
         cpu_ratio=outcome.cpu_s / wall_s if wall_s > 0 else None,
         merged_reads=tally.merged_reads,
-        asked_rps=arrival.rate_rps,
-        achieved_rps=tally.sent / wall_s if wall_s > 0 else None,
+        asked_rps=mean_rate(arrival),
+        achieved_rps=tally.sent_rps if arrival.kind not in ("serial", "closed") else whole_rps,
         achieved_concurrency=tally.in_flight_ns / 1e9 / wall_s if wall_s > 0 else None,
         connections_opened=opened,
     )

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kvload.settings import Experiment
 from kvpipe.jsonl import open_lines
@@ -44,6 +45,8 @@ def read_workload(experiment: Experiment) -> list[RepeatPlan]:
 def make_plans(experiment: Experiment, endpoint: str, model: str) -> list[RepeatPlan]:
     """One plan per repeat, made by kvplan with the endpoint's own token counts."""
     made = _kvplan(experiment, endpoint, model)
+    if experiment.source.keep_plan is not None:
+        Path(experiment.source.keep_plan).write_bytes(made)
     return _plans(read_plan(io.BytesIO(made), "kvplan"), "kvplan")
 
 

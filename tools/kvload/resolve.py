@@ -14,6 +14,7 @@ from kvengine.urls import redact
 from kvload.calibration import read_calibration
 from kvload.config import ScenarioConfig, need_endpoints, plan_flags_of, read_config
 from kvload.console import Console
+from kvload.load import arrival_of, requests_for
 from kvload.settings import Access, Api, Experiment, Source, check
 from kvpipe.jsonl import decode_as
 from kvpipe.process import UsageError
@@ -39,6 +40,8 @@ def experiments_of(args: argparse.Namespace, console: Console) -> list[Experimen
         raise UsageError("--scenarios picks from a --config; alone it is --scenario NAME")
     if args.workload and any(getattr(args, flag) is not None for flag in PLAN_FLAGS):
         raise UsageError("a workload is sent as it is: kvplan's flags go to kvplan")
+    if args.workload and args.keep_plan:
+        raise UsageError("--keep-plan keeps what kvplan makes; a workload is a file already")
     configs: list[ScenarioConfig | None] = [None]
     if args.config:
         configs = list(read_config(args.config, args.scenarios))
@@ -49,6 +52,8 @@ def experiments_of(args: argparse.Namespace, console: Console) -> list[Experimen
     ]
     for experiment in experiments:
         check(experiment)
+    if len(experiments) > 1 and args.keep_plan:
+        raise UsageError("--keep-plan is one file: pick one of the config's with --scenarios NAME")
     if len(experiments) > 1 and any(
         experiment.salt == "none" and experiment.isolation is None for experiment in experiments
     ):
@@ -74,12 +79,14 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         name = f"{name or scenario} ({config.mode})"
     api = _first(args.api, config.api if config else None, "chat")
     seed = _first(args.seed, config.seed if config else None, 1)
+    arrival = arrival_of(args, settings)
     experiment = Experiment(
         name=name,
         source=Source(
             scenario=scenario,
-            plan_flags=tuple(_plan_flags(args, settings, seed)),
+            plan_flags=tuple(_plan_flags(args, settings, seed, arrival)),
             workload=args.workload,
+            keep_plan=args.keep_plan,
         ),
         endpoints=need_endpoints(endpoints),
         model=_first(args.model, config.model if config else None, None),
@@ -107,7 +114,8 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         ),
         block_tokens=_first(args.block_tokens, config.block_tokens if config else None, None),
         chunk_tokens=config.chunk_tokens if config else None,
-        arrival=arrival_of(args, settings),
+        arrival=arrival,
+        max_concurrency=args.max_concurrency,
         warmup_passes=_first(args.warmup, None, 3),
         max_failures=args.max_failures,
         keep_output=args.keep_output,
@@ -121,8 +129,9 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
 def _with_config(
     experiment: Experiment, args: argparse.Namespace, config: ScenarioConfig | None
 ) -> Experiment:
-    """The experiment with the record of what was asked; secrets stay out."""
-    secret = {"api_key_file", "header", "url", "metrics_url", "engine", "verbose", "quiet"}
+    """The experiment with the record of what was asked; secrets and outputs stay out."""
+    secret = {"api_key_file", "header", "url", "metrics_url", "engine"}
+    secret |= {"verbose", "quiet", "keep_plan"}
     used: dict[str, Any] = {
         key: value
         for key, value in sorted(vars(args).items())
@@ -134,8 +143,12 @@ def _with_config(
     return dataclasses.replace(experiment, config=used)
 
 
-def _plan_flags(args: argparse.Namespace, settings: dict[str, Any], seed: int) -> list[str]:
+def _plan_flags(
+    args: argparse.Namespace, settings: dict[str, Any], seed: int, arrival: Arrival
+) -> list[str]:
     merged = dict(settings)
+    if (needed := requests_for(arrival, seed)) is not None:
+        merged["requests"] = needed  # sentinels come on top, and what is due too late is cut
     for flag in PLAN_FLAGS:
         if getattr(args, flag) is not None:
             merged[flag] = getattr(args, flag)
@@ -156,26 +169,6 @@ def _repeats(args: argparse.Namespace, config: ScenarioConfig | None) -> tuple[i
         return (args.repeat,)
     number = _first(args.repeats, config.repeats if config else None, 1)
     return tuple(range(1, number + 1))
-
-
-def arrival_of(args: argparse.Namespace, settings: dict[str, Any]) -> Arrival:
-    """How requests arrive: a rate is an open loop, a concurrency a closed one, else serial."""
-    rate = args.rate if args.rate is not None else settings.get("rate")
-    concurrency = args.concurrency
-    if concurrency is None and args.rate is None:
-        concurrency = settings.get("concurrency")
-    if rate is not None and args.concurrency is None:
-        asked = args.arrival or settings.get("arrival")
-        return Arrival(kind="constant" if asked == "constant" else "poisson", rate_rps=rate)
-    if args.rate is not None:
-        raise UsageError("--rate is an open loop, --concurrency a closed one: give one of them")
-    if args.arrival is not None:
-        raise UsageError("--arrival says how requests follow at a --rate: give the rate")
-    if concurrency is None:
-        return Arrival(kind="serial")
-    if concurrency == 1:
-        return Arrival(kind="serial", concurrency=1)
-    return Arrival(kind="closed", concurrency=concurrency)
 
 
 def urls_of(given: Sequence[str]) -> dict[int, str]:

@@ -28,6 +28,8 @@ class Source:
     scenario: str | None
     plan_flags: tuple[str, ...] = ()
     workload: str | None = None
+    keep_plan: str | None = None
+    """File that the plan is written to, as it came from kvplan."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class Experiment:
     block_tokens: int | None
     chunk_tokens: int | None
     arrival: Arrival
+    max_concurrency: int | None
     warmup_passes: int
     max_failures: int
     keep_output: bool

@@ -41,11 +41,15 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """A request is over, well or badly."""
+    """A request is over, well or badly.
+
+    `ready_ns`: since when it was due and had nothing left to wait for.
+    """
 
     prepared: Prepared
     exchange: Exchange
     scheduled_ns: int
+    ready_ns: int
     start_ns: int
     served: Served | None = None
 
@@ -64,6 +68,21 @@ class Tally:
     lateness_s: list[float] = field(default_factory=list)
     stamp_lag_s: list[float] = field(default_factory=list)
     in_flight_ns: int = 0
+    first_sent_ns: int | None = None
+    last_sent_ns: int | None = None
+
+    def note_sent(self, at_ns: int) -> None:
+        """A request left, in whatever order they are told of."""
+        self.first_sent_ns = min(at_ns, self.first_sent_ns or at_ns)
+        self.last_sent_ns = max(at_ns, self.last_sent_ns or at_ns)
+
+    @property
+    def sent_rps(self) -> float | None:
+        """Requests per second from the first one sent to the last one; null below two."""
+        if self.first_sent_ns is None or self.last_sent_ns is None:
+            return None
+        window_ns = self.last_sent_ns - self.first_sent_ns
+        return (self.sent - 1) / window_ns * 1e9 if window_ns > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +171,9 @@ class Writer:
         if record.error is not None:
             tally.last_error = record.error
         if record.sent_ns is not None:
-            tally.lateness_s.append((record.sent_ns - record.scheduled_ns) / 1e9)
+            tally.note_sent(record.sent_ns)
+            ready_ns = item.ready_ns - self._facts.origin_ns
+            tally.lateness_s.append((record.sent_ns - ready_ns) / 1e9)
         if item.exchange.stamp_source == "kernel" and item.exchange.user_lag_ns is not None:
             tally.stamp_lag_s.append(item.exchange.user_lag_ns / 1e9)
 

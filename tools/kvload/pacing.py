@@ -1,0 +1,41 @@
+"""What sets the pace of a round: a schedule, slots, think time, an end. Plain values, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvload.arrivals import NS, due_times, length_s
+from kvpipe.records import Arrival, Planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """When the requests of a round may go. Times in ns from the round's start.
+
+    `due_ns`: one per request; null: a closed loop, where a free slot is what a request waits for.
+    `slots`: requests in flight at most; null: no limit. `until_ns`: nothing is begun after it.
+    """
+
+    due_ns: Sequence[int] | None
+    slots: int | None
+    stagger_ns: int = 0
+    think_ns: int = 0
+    until_ns: int | None = None
+
+
+def pace_of(arrival: Arrival, planned: Sequence[Planned], seed: int) -> Pace:
+    """The pace that an arrival asks for.
+
+    In an open loop the end is already in the schedule: what was due before it is sent, however long
+    it has to wait for a slot, or the wait would be hidden.
+    """
+    due = due_times(planned, arrival, seed)
+    end_s = length_s(arrival) if due is None else None
+    return Pace(
+        due_ns=due,
+        slots=1 if arrival.kind == "serial" else arrival.concurrency,
+        stagger_ns=round((arrival.stagger_s or 0.0) * NS),
+        think_ns=round((arrival.think_s or 0.0) * NS),
+        until_ns=None if end_s is None else round(end_s * NS),
+    )
