@@ -114,6 +114,15 @@ def test_sentinels_neither_give_nor_get() -> None:
     assert of_follower.hi == 0 and of_sentinel.hi == 0
 
 
+def test_a_salt_at_the_head_is_shared_even_by_sentinels() -> None:
+    """The template's 8 tokens and the salt's 12 are one block of 16 that all prompts begin with."""
+    asked = {"began_ns": 100, "sent_ns": 110, "first_token_ns": 900, "prompt_tokens": 1058 + 12}
+    sentinel = asking(0, "a", "sentinel")
+    assert ideals(salt_in_prompt=True).of(sentinel, **asked).hi == 16
+    assert ideals(salt_in_prompt=True, reuse=False).of(sentinel, **asked).hi == 0, "a salt each"
+    assert ideals(salt_in_prompt=True, block_tokens=None).of(sentinel, **asked).hi is None
+
+
 def test_without_a_block_size_nothing_is_claimed() -> None:
     ideal = ideals(block_tokens=None).of(
         asking(0, "a"), began_ns=0, sent_ns=1, first_token_ns=2, prompt_tokens=1058

@@ -179,6 +179,12 @@ def test_the_floor_is_no_transfer() -> None:
     assert found(made.change(first("sentinel"), cached_tokens=3 * BLOCK), "pd_transfer")
 
 
+def test_a_salt_at_the_head_of_the_prompts_is_no_transfer() -> None:
+    made = cold().change(first("sentinel"), cached_tokens=BLOCK, floor_tokens=4)
+    assert found(made, "pd_transfer")
+    assert found(made.change(first("sentinel"), ideal_in_round_hi=BLOCK), "pd_transfer") is None
+
+
 def test_without_a_floor_half_of_the_prompt_is_a_transfer() -> None:
     made = cold().change(lambda one: True, floor_tokens=None)
     assert found(made.change(first("sentinel"), cached_tokens=PROMPT // 2), "pd_transfer") is None

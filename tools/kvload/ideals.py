@@ -111,7 +111,8 @@ class RoundIdeals:
         new = None if planned.new_tokens is None else round(planned.new_tokens * scale)
         block = self._block_tokens
         if planned.stratum == "sentinel" or not self._reuse:
-            return Ideal(lo=0, hi=0, prior=0, new_tokens=length if new is None else new)
+            hi = self._head(planned, extra, length) if self._reuse else 0
+            return Ideal(lo=0, hi=hi, prior=0, new_tokens=length if new is None else new)
         if block is None:
             return Ideal(new_tokens=new)
 
@@ -132,3 +133,15 @@ class RoundIdeals:
             prior=tokens(prior, slack=True),
             new_tokens=new,
         )
+
+    def _head(self, planned: Planned, salt_tokens: int, length: int) -> int | None:
+        """What even a prompt with a nonce shares with its round: a salt at the head of the text.
+
+        The salt stands behind the template and before the nonce, the same in the whole round.
+        """
+        if not self._salt_in_prompt:
+            return 0
+        if self._block_tokens is None:
+            return None
+        template = planned.blocks[0][1]
+        return reusable(max(0, template + salt_tokens), length, self._block_tokens)

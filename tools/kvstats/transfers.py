@@ -14,15 +14,18 @@ TRANSFER_SHARE = 0.5
 def pd_transfer(table: Table) -> Finding | None:
     """A sentinel reports more than the floor: cached tokens here are transfers; warning."""
     columns = [
-        table.ints(name) for name in ("index", "cached_tokens", "prompt_tokens", "floor_tokens")
+        table.ints(name)
+        for name in ("index", "cached_tokens", "prompt_tokens", "floor_tokens", "ideal_in_round_hi")
     ]
     found: list[tuple[int, int, int | None]] = []
-    for stratum, ok, index, cached, prompt, floor in zip(
+    for stratum, ok, index, cached, prompt, floor, in_round in zip(
         table.stratum, table.ok, *columns, strict=True
     ):
         if stratum != "sentinel" or not ok or not cached or index is None:
             continue
-        limit = floor if floor is not None else TRANSFER_SHARE * prompt if prompt else None
+        limit: float | None = TRANSFER_SHARE * prompt if prompt else None
+        if floor is not None and in_round is not None:
+            limit = max(floor, in_round)  # a salt at the head of the prompts is shared, too
         if limit is not None and cached > limit:
             found.append((index, cached, prompt))
     if not found:
