@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real bench contamination docs record engines
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination docs record engines
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every 
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
+
+real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (20 minutes)
+	@stack/matrix.sh
 
 bench: $(INSTALLED)  ## Hold kvload's stamps against a server's log of the truth
 	@bench/run.sh
