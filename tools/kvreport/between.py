@@ -135,6 +135,7 @@ METRICS = {
     "ttft_s": "TTFT",
     "ttft_due_s": "TTFT from when due",
     "e2e_s": "E2E latency",
+    "prefill_s": "prefill time",
     "request_throughput_rps": "throughput",
     "steady_throughput_rps": "steady throughput",
 }

@@ -9,10 +9,11 @@ import msgspec
 from kvpipe.records import Run
 from kvreport import between, ceilings, conditions, enough, metrics, targets
 from kvreport.conclusion import Conclusion, Scenario, Shown
-from kvreport.drift import Drift, drift_of, sentinel_drift
+from kvreport.drift import Drift, drift_of
 from kvreport.effects import Comparison, Effect, effect, prefill_effect, rate_effect
 from kvreport.evidence import evidence_of
 from kvreport.experiments import Experiment, Role
+from kvreport.pairs import Metric
 from kvreport.placed import gathered, of_rounds
 from kvreport.rounds import COLD_STRATA, Round
 from kvreport.saturation import saturated
@@ -21,8 +22,17 @@ from kvreport.verdicts import judge
 
 NO_PERCENTAGE = ("plan_differs", "overload")
 """Findings after which a percentage would be meaningless, not merely doubtful."""
-UNDRIFTED = {"tpot", "second_token", "nodes", "prefill"}
-"""Effects without a control: equivalences, the nodes' own difference, and counters."""
+UNDRIFTED = {"nodes"}
+"""The nodes' own difference is itself a control, and has none."""
+UNTOLD = {"tpot", "second_token"}
+"""Drift withholds their direction and is no finding: they are judged as equivalences."""
+GROUND: dict[str, Metric] = {
+    "e2e_s": "e2e_s",
+    "request_throughput_rps": "e2e_s",
+    "tpot_s": "tpot_s",
+    "second_token_s": "second_token_s",
+}
+"""The metric of the control by that of the effect; TTFT where nothing stands here."""
 Progress = Callable[[int, int], None]
 
 
@@ -138,7 +148,11 @@ class _Case:
             for one in self.later
         ]
         self.drift = next((drifts[name] for name in ("ttft", "one_hit") if name in drifts), None)
-        held = [(one, drift) for name, one in self.effects.items() if (drift := drifts[name])]
+        held = [
+            (one, drift)
+            for name, one in self.effects.items()
+            if (drift := drifts[name]) and name not in UNTOLD
+        ]
         numbers = [one.number for one in self.experiment.repeats]
         self.findings += between.drift_findings(held, numbers)
 
@@ -148,9 +162,7 @@ class _Case:
         comparison = self.compared.get(f"{one.base}>{other}")
         if comparison is None or self.experiment.old:
             return None
-        if one.metric in ("e2e_s", "request_throughput_rps") and self.experiment.kind != "load":
-            return sentinel_drift(comparison, "e2e_s")
-        return drift_of(self.experiment, comparison, nodes)
+        return drift_of(self.experiment, comparison, nodes, GROUND.get(one.metric, "ttft_s"))
 
     def scenario(
         self, wished: Sequence[Target], need: tuple[float, enough.Need] | None

@@ -24,6 +24,7 @@ from kvreport.pairs import Floats, Metric, sentinel_pairs
 from kvreport.rounds import Round
 
 QUARTER = 0.25
+DECODING = ("tpot_s", "second_token_s")
 Source = Literal["sentinels", "no_reuse", "nodes"]
 
 
@@ -67,13 +68,19 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
         return self.far is not None and self.far < QUARTER * abs(effect.theta)
 
 
-def drift_of(experiment: Experiment, comparison: Comparison, nodes: Effect | None) -> Drift:
-    """The control that fits a comparison of TTFT, E2E and what derives from them."""
+def drift_of(
+    experiment: Experiment, comparison: Comparison, nodes: Effect | None, metric: Metric
+) -> Drift:
+    """The control that fits a comparison, by the metric in which the ground is looked at.
+
+    Between nodes under load only their TTFT is compared, so that TPOT has no control there.
+    """
     if experiment.kind != "load":
-        return sentinel_drift(comparison, "ttft_s")
+        return sentinel_drift(comparison, metric)
+    decoding = metric in DECODING
     if experiment.nodes and comparison.base == "cold":
-        return _of_nodes(nodes)
-    return load_drift(experiment)
+        return _of_nodes(None if decoding else nodes)
+    return load_drift(experiment, metric if decoding else "ttft_s")
 
 
 def sentinel_drift(comparison: Comparison, metric: Metric) -> Drift:
@@ -94,12 +101,12 @@ def sentinel_drift(comparison: Comparison, metric: Metric) -> Drift:
     )
 
 
-def load_drift(experiment: Experiment) -> Drift:
+def load_drift(experiment: Experiment, metric: Metric) -> Drift:
     """Rounds without reuse, each against the next in time."""
     rounds = sorted(
         (one for one in experiment if one.number == 0 and one.arm == "no_reuse"), key=_when
     )
-    changes = [values for one, two in pairwise(rounds) if (values := _whole(one, two))]
+    changes = [values for one, two in pairwise(rounds) if (values := _whole(one, two, metric))]
     if not changes:
         return Drift(source="no_reuse")
     thetas = [_theta(one, two) for one, two in changes]
@@ -142,8 +149,8 @@ def _when(one: Round) -> datetime:
     return started if started.tzinfo else started.replace(tzinfo=UTC)
 
 
-def _whole(one: Round, two: Round) -> tuple[Floats, Floats] | None:
-    """TTFTs by index of what succeeded in both; the shape is the same, the text need not be."""
+def _whole(one: Round, two: Round, metric: Metric) -> tuple[Floats, Floats] | None:
+    """Values by index of what succeeded in both; the shape is the same, the text need not be."""
     samples = one.stats.samples, two.stats.samples
     if samples[0] is None or samples[1] is None:
         return None
@@ -151,7 +158,7 @@ def _whole(one: Round, two: Round) -> tuple[Floats, Floats] | None:
         {
             index: value
             for index, ok, stratum, value in zip(
-                part.index, part.ok, part.stratum, part.ttft_s, strict=True
+                part.index, part.ok, part.stratum, getattr(part, metric), strict=True
             )
             if ok and value and stratum != "sentinel"
         }

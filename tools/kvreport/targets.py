@@ -159,7 +159,8 @@ def _by_interval(target: Target, effect: Effect) -> tuple[Status, str | None]:
     if low <= bounds[0] and bounds[1] <= high:
         return "met", None
     if bounds[1] < low or high < bounds[0]:
-        return "not_met", None
+        held = effect.verdict.word == "withheld"
+        return ("not_shown", effect.verdict.by[0]) if held else ("not_met", None)
     return "not_shown", "wide"
 
 
