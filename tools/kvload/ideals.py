@@ -143,5 +143,5 @@ class RoundIdeals:
             return 0
         if self._block_tokens is None:
             return None
-        template = planned.blocks[0][1]
+        template = planned.blocks[0].tokens
         return reusable(max(0, template + salt_tokens), length, self._block_tokens)
