@@ -82,8 +82,10 @@ def test_a_contaminated_target_is_not_met(sh: Sh) -> None:
         ("--target tpot_ratio=1.2..0.8", "must be smaller"),
         ("--target ttft_reduction=0.5 --target ttft_reduction=0.6", "given twice"),
         ("--format text --format md", "need -o DIR"),
-        ("--format html", "invalid choice"),
-        ("--lang zh", "invalid choice"),
+        ("--format pdf", "invalid choice"),
+        ("--format png", "need -o DIR"),
+        ("--format all", "need -o DIR"),
+        ("--lang de", "invalid choice"),
         ("--baseline nobody", "the scenarios are long_context_high_reuse"),
         ("nowhere.jsonl", "nowhere.jsonl: no such file"),
     ],
@@ -96,12 +98,15 @@ def test_usage_errors(sh: Sh, arguments: str, complaint: str) -> None:
 
 def test_files_are_written_and_named_on_stderr(sh: Sh, tmp_path: Path) -> None:
     done = sh("kvreport -o out/deep", stdin=ONE)
-    names = ["report.txt", "report.md", "report.json"]
+    names = ["report.txt", "report.md", "report.json", "report.html"]
     assert (done.status, done.out) == (0, "")
-    assert done.err.splitlines() == [f"out/deep/{name}" for name in names]
+    said = done.err.splitlines()
+    assert {f"out/deep/{name}" for name in names} <= {*said}
+    assert all((tmp_path / line.partition(" (")[0]).exists() for line in said)
     texts = [(tmp_path / "out" / "deep" / name).read_text(encoding="utf-8") for name in names]
     assert texts[0] == sh("kvreport", stdin=ONE).out
-    assert texts[1] == sh("kvreport --format md", stdin=ONE).out
+    shown = [line for line in texts[1].splitlines() if line.startswith("![")]
+    assert len(shown) == len(list((tmp_path / "out/deep/charts").iterdir()))
     assert json.loads(texts[2])["record"] == "report"
     only = sh("kvreport --format md -o one", stdin=ONE)
     assert only.err == "one/report.md\n"

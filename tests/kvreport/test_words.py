@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
+from typing import get_args
 
 import kvreport
+from kvpipe.records import Code
 from kvreport.words import LANGUAGES, Words
 
 SOURCES = Path(kvreport.__file__).parent
@@ -16,9 +18,7 @@ LITERAL = re.compile(r"""["']([a-z][^"'\n]*)["']""")
 
 
 def source() -> str:
-    modules = [
-        path for path in SOURCES.rglob("*.py") if path.stem not in ("english", "chinese")
-    ]
+    modules = [path for path in SOURCES.rglob("*.py") if path.stem not in ("english", "chinese")]
     return "\n".join(path.read_text("utf-8") for path in modules)
 
 

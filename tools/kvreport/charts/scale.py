@@ -48,7 +48,7 @@ def scale_of(values: Iterable[float], axis: Axis, *, zero: bool = False, count: 
         low, high = (low - 0.5, high + 0.5) if low else (0.0, 1.0)
     step = _step((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = tuple(round(at * step, 10) for at in range(first, last + 1))
+    ticks = tuple(at * step for at in range(first, last + 1))
     return Scale(low=ticks[0], high=ticks[-1], ticks=ticks, axis=axis)
 
 
