@@ -526,7 +526,7 @@ PHRASES: dict[str, str] = {
     "chart_n": "场景数：{scenarios}；重复总数：{repeats}。",
     "chart_n_pairs": "场景数：{scenarios}；重复总数：{repeats}；请求配对数：{pairs}。",
     "chart_absent": "没有可画的数据：{names}。",
-    "chart_interval": "须线：95 % 区间（只有一次运行时仅限该次运行）；空心：暂不判定。",
+    "chart_interval": "须线：95 % 区间（只有一次运行时仅限该次运行）；空心或斜线：暂不判定。",
     "chart_whole_round": "整轮",
     "chart_one_hit": "单次命中",
     "chart_increase": "提升",

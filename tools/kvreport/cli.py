@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kvreport.output import Output
 
 PROG = "kvreport"
-FORMATS = ("text", "md", "html", "json", "png")
+FORMATS = ("text", "md", "html", "json", "csv", "junit", "png")
 TARGETS = "ttft_reduction=0.6 throughput_increase=1.5 tpot_ratio=0.8..1.2"
 EXAMPLES = """\
   kvload --url URL --scenario long_context_high_reuse | kvstats | kvreport
@@ -46,16 +46,16 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         choices=(*FORMATS, "brief", "all"),
         metavar="FORMAT",
-        help="text, md, html, json, png (the charts, with -o), brief (the answer in a sentence "
-        "or two, and the doubts) or all (brief apart); several with -o "
+        help="text, md, html, json, csv, junit, png (the charts, with -o), brief (the answer in a "
+        "sentence or two, and the doubts) or all (brief apart); several with -o "
         "(default: text, or all of them with -o)",
     )
     made.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="write report.txt, report.md, report.html, report.json and charts/*.png there; "
-        "stdout stays empty",
+        help="write report.txt, report.md, report.html, report.json, report.csv, report.xml "
+        "(JUnit) and charts/*.png there; stdout stays empty",
     )
     made.add_argument("--lang", choices=("en", "zh"), default="en", help="language (default: en)")
     made.add_argument(

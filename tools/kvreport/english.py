@@ -508,8 +508,8 @@ PHRASES: dict[str, str] = {
     "chart_n": "Scenarios: {scenarios}; repeats in all: {repeats}.",
     "chart_n_pairs": "Scenarios: {scenarios}; repeats in all: {repeats}; pairs of requests: {pairs}.",
     "chart_absent": "Nothing to draw for: {names}.",
-    "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); drawn "
-    "hollow: verdict withheld.",
+    "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); "
+    "hollow or hatched: verdict withheld.",
     "chart_whole_round": "Whole round",
     "chart_one_hit": "One hit",
     "chart_increase": "Increase",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from kvreport import html, markdown, text
+from kvreport import html, junit, markdown, spreadsheet, text
 from kvreport.brief import brief_of
 from kvreport.charts.chart import Charts
 from kvreport.conclusion import Conclusion
@@ -59,12 +59,22 @@ def as_json(conclusion: Conclusion, _setting: Setting) -> str:
     return msgspec.json.format(msgspec.json.encode(conclusion), indent=2).decode() + "\n"
 
 
+def as_csv(conclusion: Conclusion, _setting: Setting) -> str:
+    return spreadsheet.render(conclusion)
+
+
+def as_junit(conclusion: Conclusion, setting: Setting) -> str:
+    return junit.render(conclusion, Words(setting.language))
+
+
 RENDERERS: dict[str, Callable[[Conclusion, Setting], str]] = {
     "text": as_text,
     "brief": as_brief,
     "md": as_markdown,
     "html": as_html,
     "json": as_json,
+    "csv": as_csv,
+    "junit": as_junit,
 }
 FILES = {
     "text": "report.txt",
@@ -72,4 +82,6 @@ FILES = {
     "md": "report.md",
     "html": "report.html",
     "json": "report.json",
+    "csv": "report.csv",
+    "junit": "report.xml",
 }

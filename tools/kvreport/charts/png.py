@@ -243,16 +243,17 @@ def _timeline(figure: Any, chart: Timeline) -> None:
     axes.grid(visible=False, axis="y")
     y, places, last = 0.0, [], 0.0
     for lane in chart.lanes:
+        y += 1
         places.append((y, lane.label))
         for row in lane.rows:
             y += 1
             for span in row:
                 axes.barh(y, span.end - span.start, 0.85, left=span.start, color=COLOURS[span.tone])
                 last = max(last, span.end)
-        y += 3
+        y += 2
     scale = scale_of([0.0, last], chart.x, zero=True)
     axes.set_xlim(scale.low, scale.high)
-    axes.set_ylim(y, -1)
+    axes.set_ylim(y, 0)
     axes.set_yticks([])
     for place, label in places:
         axes.text(0, place, _shown(label), fontsize=8, fontweight="bold", va="center", color=INK)
@@ -278,6 +279,7 @@ def _radar(figure: Any, chart: Radar) -> None:
                   label=_cut(label))  # fmt: skip
         axes.fill(theta, radius, color=colour, alpha=0.08)
     axes.set_ylim(0, 1)
+    axes.tick_params(axis="x", pad=16)
     axes.set_yticks([0.25, 0.5, 0.75, 1.0], ["0.25", "0.5", "0.75", "1"], fontsize=7)
     axes.set_xticks(angles, [_wrapped(one, 20) for one in chart.axes], fontsize=8)
     axes.legend(loc="upper left", bbox_to_anchor=(-0.35, 1.05), frameon=False, fontsize=8)
