@@ -187,6 +187,7 @@ def _progress(done: int, total: int) -> None:
 
 def _status(conclusion: Conclusion) -> int:
     """Says on stderr why the answer is no or partial."""
+    from kvreport.display import clean
     from kvreport.phrasing import reason
     from kvreport.words import Words
 
@@ -195,13 +196,13 @@ def _status(conclusion: Conclusion) -> int:
     for one in conclusion.incomparable:
         missing = words.listed([words.say(f"missing_{role}") for role in one.missing])
         why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
-        complain(f"nothing to compare in '{one.name}': {why}", PROG)
+        complain(f"nothing to compare in '{clean(one.name)}': {why}", PROG)
         status = 1
     for name, result in conclusion.failed_targets:
         shown = words.say(f"tally_{result.status}")
         told = result.reason and result.status not in ("not_reachable", "met", "not_met")
         because = f" ({reason(result.reason or '', words)})" if told else ""
-        complain(f"target {result.target.name} is {shown} in '{name}'{because}", PROG)
+        complain(f"target {result.target.name} is {shown} in '{clean(name)}'{because}", PROG)
         status = 1
     return status
 
