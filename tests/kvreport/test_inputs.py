@@ -10,9 +10,14 @@ import pytest
 from tests.kvreport.rounds import Setting, experiment, lines
 
 from kvpipe.process import ToolError
-from kvreport.inputs import read_rounds, split_label
+from kvreport.inputs import read_inputs, split_label
+from kvreport.rounds import Round
 
 OLD = {"scenario": "qa", "round_num": 1, "avg_ttft": 1.5}
+
+
+def read_rounds(files: list[str]) -> list[Round]:
+    return read_inputs(files).rounds
 
 
 def written(folder: Path, name: str, text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kvreport import figures, phrasing
 from kvreport.answer import compared, doubt, sure
+from kvreport.capacity_chapter import sentence
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Document, Facts, Heading, Paragraph
 from kvreport.effects import Effect
@@ -26,6 +27,7 @@ def brief_of(conclusion: Conclusion, words: Words) -> Document:
         if len(conclusion.scenarios) > 1:
             blocks.append(Heading(3, phrasing.name(one)))
         blocks += [Paragraph(headline(one, words)), Facts(_rows(one, words))]
+    blocks += [Paragraph(sentence(one, words)) for one in conclusion.capacities]
     return Document(blocks=blocks)
 
 

@@ -131,20 +131,23 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def _output(options: argparse.Namespace) -> Output:
     # What computes is imported late: `--help` must not wait for numpy and scipy.
+    import msgspec
+
+    from kvreport.capacity import capacities
     from kvreport.conclude import conclude
     from kvreport.contrasts import contrasted
     from kvreport.enough import Wish
     from kvreport.experiments import group
-    from kvreport.inputs import read_rounds
+    from kvreport.inputs import read_inputs
     from kvreport.output import Output
     from kvreport.targets import parse
 
     wished, until = parse(options.target), _until(options)
-    rounds = read_rounds(options.files)
-    if not rounds:
+    inputs = read_inputs(options.files)
+    if not (inputs.rounds or inputs.searches):
         sources = ", ".join(options.files) or "stdin"
         raise ToolError(f"nothing to read: no round stats in {sources} (did kvstats fail?)")
-    experiments = group(rounds)
+    experiments = group(inputs.rounds)
     conclusion = conclude(
         experiments,
         wished,
@@ -156,6 +159,7 @@ def _output(options: argparse.Namespace) -> Output:
         ),
         progress=_progress,
     )
+    conclusion = msgspec.structs.replace(conclusion, capacities=capacities(inputs.searches))
     if options.baseline is not None:
         conclusion = contrasted(conclusion, experiments, options.baseline)
     return Output(
@@ -198,6 +202,11 @@ def _status(conclusion: Conclusion) -> int:
         why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
         complain(f"nothing to compare in '{clean(one.name)}': {why}", PROG)
         status = 1
+    for case in conclusion.capacities:
+        if case.verdict == "none":
+            why = words.listed([reason(code, words) for code in case.reasons])
+            complain(f"the capacity of '{case.name}' is not compared: {why}", PROG)
+            status = 1
     for name, result in conclusion.failed_targets:
         shown = words.say(f"tally_{result.status}")
         told = result.reason and result.status not in ("not_reachable", "met", "not_met")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from kvpipe.records import RoundStats
+from kvreport.capacity import Capacities
 from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
 from kvreport.drift import Drift
@@ -123,10 +124,18 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     until: Enough | None = None
     baseline: str | None = None
     contrasts: list[Contrast] = []
+    capacities: list[Capacities] = []
 
     @property
     def simulated(self) -> bool:
-        return any(one.simulated for one in self.scenarios)
+        return any(self.each_simulated)
+
+    @property
+    def each_simulated(self) -> list[bool]:
+        """Of every scenario, and of every capacity."""
+        return [one.simulated for one in self.scenarios] + [
+            one.simulated for one in self.capacities
+        ]
 
     @property
     def failed_targets(self) -> list[tuple[str, Result]]:

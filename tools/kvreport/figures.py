@@ -57,6 +57,11 @@ def rate(value: float | None, unit: str) -> str:
     return NONE if value is None else f"{_three(value)}{NBSP}{unit}"
 
 
+def times(ratio: float) -> str:
+    """`3.20×`."""
+    return f"{_three(ratio)}×"
+
+
 def count(value: float | None) -> str:
     """`21,504`."""
     return NONE if value is None else f"{value:,.0f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,36 @@ import msgspec
 
 from kvpipe.jsonl import decode_line, explain, open_lines
 from kvpipe.process import ToolError
-from kvpipe.records import RequestStats, RoundStats
+from kvpipe.records import Capacity, RequestStats, RoundStats
 from kvreport import oldstats
+from kvreport.capacity import Search
 from kvreport.rounds import Round
 
 LABELLED = re.compile(r"(?P<label>[^=]+)=(?P<file>.+)", re.DOTALL)
 
 
-def read_rounds(arguments: Sequence[str]) -> list[Round]:
-    """The rounds of every `[LABEL=]FILE`, stdin if there is none; a round read twice counts once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What was read, each kind in its order."""
 
-    Raises ToolError at the first thing that is no round stats, with file, line and key.
+    rounds: list[Round]
+    searches: list[Search]
+
+
+def read_inputs(arguments: Sequence[str]) -> Inputs:
+    """Everything in `[LABEL=]FILE ...`, stdin if there is none; what is read twice counts once.
+
+    Raises ToolError at the first thing that is neither round stats nor a search for a capacity,
+    with file, line and key.
     """
     rounds: list[Round] = []
+    searches: list[Search] = []
     seen: set[str] = set()
     for argument in arguments or ["-"]:
         label, path = split_label(argument)
-        for found in labelled(read_file(path), label):
+        read = labelled(read_file(path), label)
+        searches += read.searches
+        for found in read.rounds:
             run = found.stats.run
             ids = [run] if not isinstance(run, list) else run
             identity = "\0".join([found.name, *(one.run_id for one in ids)])
@@ -36,7 +49,7 @@ def read_rounds(arguments: Sequence[str]) -> list[Round]:
                 continue
             seen.add(identity)
             rounds.append(found)
-    return rounds
+    return Inputs(rounds=rounds, searches=searches)
 
 
 def split_label(argument: str) -> tuple[str | None, str]:
@@ -47,22 +60,34 @@ def split_label(argument: str) -> tuple[str | None, str]:
     return match["label"], match["file"]
 
 
-def labelled(rounds: list[Round], label: str | None) -> list[Round]:
-    """The rounds under a label; where a file holds several names they stay apart behind it."""
+def labelled(read: Inputs, label: str | None) -> Inputs:
+    """What was read under a label; where a file holds several names they stay apart behind it."""
     if label is None:
-        return rounds
-    several = len({one.stats.name for one in rounds}) > 1
-    return [
-        replace(one, label=f"{label}: {one.stats.name}" if several else label) for one in rounds
-    ]
+        return read
+    names = {one.stats.name for one in read.rounds} | {one.record.name for one in read.searches}
+    several = len(names) > 1
+
+    def under(name: str) -> str:
+        return f"{label}: {name}" if several else label
+
+    return Inputs(
+        rounds=[replace(one, label=under(one.stats.name)) for one in read.rounds],
+        searches=[replace(one, label=under(one.record.name)) for one in read.searches],
+    )
 
 
-def read_file(path: str) -> list[Round]:
-    """Every round of one file; ToolError with the place of what is none."""
+def read_file(path: str) -> Inputs:
+    """Everything in one file; ToolError with the place of what is none."""
     with open_lines(path) as (name, stream):
         data = stream.read()
-    read = ((place, _round_stats(piece, place)) for place, piece in _pieces(data, name))
-    return [Round(stats=stats, place=place) for place, stats in read if stats is not None]
+    inputs = Inputs(rounds=[], searches=[])
+    for place, piece in _pieces(data, name):
+        match _record(piece, place):
+            case RoundStats() as stats:
+                inputs.rounds.append(Round(stats=stats, place=place))
+            case Capacity() as record:
+                inputs.searches.append(Search(record=record, place=place))
+    return inputs
 
 
 def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
@@ -81,8 +106,8 @@ def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         yield f"{name}: element {number}", bytes(element)
 
 
-def _round_stats(piece: bytes, place: str) -> RoundStats | None:
-    """The round; None for a request's line, which `kvstats --per-request` writes before it."""
+def _record(piece: bytes, place: str) -> RoundStats | Capacity | None:
+    """The record; None for a request's line, which `kvstats --per-request` writes before it."""
     try:
         value: Any = msgspec.json.decode(piece)
     except msgspec.DecodeError as error:
@@ -94,6 +119,8 @@ def _round_stats(piece: bytes, place: str) -> RoundStats | None:
     record = decode_line(piece, place)
     if isinstance(record, RequestStats):
         return None
+    if isinstance(record, Capacity):
+        return record
     if not isinstance(record, RoundStats):
         raise ToolError(
             f"{place}: a `{value['record']}` record, but kvreport reads round stats; "

@@ -15,13 +15,12 @@ NODES = "🌐"
 
 def report_title(conclusion: Conclusion, words: Words) -> str:
     kinds = [one.kind for one in conclusion.scenarios]
-    named = [words.say(f"kind_{kind}") for kind in ("unit cost", "load") if kind in kinds] or [
-        words.say("kinds_unknown")
-    ]
+    named = [words.say(f"kind_{kind}") for kind in ("unit cost", "load") if kind in kinds]
+    named += [words.say("kind_capacity")] if conclusion.capacities else []
+    named = named or [words.say("kinds_unknown")]
     form = "title"
     if conclusion.simulated:
-        whole = all(one.simulated for one in conclusion.scenarios)
-        form = "title_simulated" if whole else "title_partly"
+        form = "title_simulated" if all(conclusion.each_simulated) else "title_partly"
     return words.say(form, kinds=words.listed(named))
 
 

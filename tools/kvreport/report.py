@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from kvreport import phrasing
 from kvreport.analysis import ending
 from kvreport.answer import answer
+from kvreport.capacity_chapter import capacity_chapter
 from kvreport.charts.chart import Chart, Charts
 from kvreport.conclusion import Conclusion
 from kvreport.contrast import contrast
@@ -25,6 +26,7 @@ def document_of(
     blocks: list[Block] = [Heading(1, phrasing.report_title(conclusion, words))]
     for name, chapter in (
         ("answer", answer(conclusion, words)),
+        ("capacity", capacity_chapter(conclusion.capacities, words)),
         ("summary", [*summary(conclusion, words), *_figures(charts.summary, pictures)]),
         ("", contrast(conclusion, words)),
         ("details", details(conclusion, words, own)),
