@@ -2,7 +2,8 @@
 
 One Mooncake master, and vLLM nodes that share their KV blocks through it
 (MooncakeStoreConnector), or through a folder (ExampleConnector, vLLM's example, which knows no
-salts and no reset). Values only: nothing is started, claimed or written here.
+salts and no reset). Or, without a master, nodes around one `lmcache server` (LMCacheMPConnector).
+Values only: nothing is started, claimed or written here.
 """
 
 import json
@@ -17,7 +18,7 @@ import places
 HOST = "127.0.0.1"
 SERVED_NAME = "tiny"
 MAX_CONTEXT_TOKENS = 16_384
-Connector = Literal["mooncake", "example"]
+Connector = Literal["mooncake", "example", "lmcache-mp"]
 # Explicit, because Mooncake's default differs between versions (5 s, then 10 s), and the
 # tests on leases stand on it.
 LEASE_MS = 5_000
@@ -27,6 +28,8 @@ NODE_PORT = 8101
 MASTER_RPC_PORT = 50061
 MASTER_HTTP_PORT = 9013
 LOOKUP_PORT = 7100
+LMCACHE_PORT = 5555
+LMCACHE_HTTP_PORT = 8280  # not LMCache's 8080, which everybody takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +47,11 @@ class Arrangement:
     """Everything to start, with what a client needs to know of it."""
 
     folder: Path
-    master: Process
+    store: Process
+    """Started first: the Mooncake master, or the LMCache server."""
     nodes: tuple[Process, ...]
-    master_url: str
+    store_name: Literal["master", "lmcache"]
+    store_url: str
     node_urls: tuple[str, ...]
     mooncake_config: dict[str, object]
 
@@ -76,13 +81,15 @@ def arrange(
     connector: Connector = "mooncake",
 ) -> Arrangement:
     """Lay out `nodes` vLLM nodes around one store; `take_port(first)` claims a free port."""
+    if connector == "lmcache-mp":
+        return around_lmcache(nodes=nodes, folders=folders, sizes=sizes, take_port=take_port)
     rpc_port, http_port = take_port(MASTER_RPC_PORT), take_port(MASTER_HTTP_PORT)
     node_ports = [take_port(NODE_PORT) for _ in range(nodes)]
     lookup_ports = [take_port(LOOKUP_PORT) for _ in range(nodes)]
     cores = sorted(os.sched_getaffinity(0))
     return Arrangement(
         folder=folders.logs,
-        master=master(rpc_port, http_port),
+        store=master(rpc_port, http_port),
         nodes=tuple(
             node(
                 index,
@@ -94,7 +101,8 @@ def arrange(
             )
             for index, (port, lookup) in enumerate(zip(node_ports, lookup_ports, strict=True))
         ),
-        master_url=f"http://{HOST}:{http_port}",
+        store_name="master",
+        store_url=f"http://{HOST}:{http_port}",
         node_urls=tuple(f"http://{HOST}:{port}" for port in node_ports),
         mooncake_config={
             "metadata_server": "P2PHANDSHAKE",
@@ -104,6 +112,37 @@ def arrange(
             "global_segment_size": f"{sizes.segment_mib}MB",
             "local_buffer_size": "64MB",
         },
+    )
+
+
+def around_lmcache(
+    *, nodes: int, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
+) -> Arrangement:
+    """Nodes around one LMCache server; nothing of Mooncake runs."""
+    port, http_port = take_port(LMCACHE_PORT), take_port(LMCACHE_HTTP_PORT)
+    node_ports = [take_port(NODE_PORT) for _ in range(nodes)]
+    cores = sorted(os.sched_getaffinity(0))
+    flags = lmcache_flags(port)
+    started = tuple(
+        node(index, at, flags, cores[index % len(cores)], folders, sizes)
+        for index, at in enumerate(node_ports)
+    )
+    python = str(places.lmcache_environment() / "bin" / "python")
+    return Arrangement(
+        folder=folders.logs,
+        store=lmcache_server(port, http_port, nodes * sizes.segment_mib),
+        nodes=tuple(
+            replace(
+                one,
+                command=(python, *one.command[1:]),
+                environment=one.environment | LMCACHE_ENVIRONMENT,
+            )
+            for one in started
+        ),
+        store_name="lmcache",
+        store_url=f"http://{HOST}:{http_port}",
+        node_urls=tuple(f"http://{HOST}:{at}" for at in node_ports),
+        mooncake_config={},
     )
 
 
@@ -160,6 +199,42 @@ def example_flags(folders: Folders) -> tuple[str, ...]:
     return ("--kv-transfer-config", json.dumps(connector), *chunk)
 
 
+LMCACHE_ENVIRONMENT = {
+    "LMCACHE_TRACK_USAGE": "false",  # else it tells its makers
+    "LMCACHE_DISABLE_BANNER": "1",
+}
+
+
+def lmcache_server(port: int, http_port: int, l1_mib: int) -> Process:
+    """One server with L1 alone. Its metrics are a page of its HTTP side."""
+    return Process(
+        name="lmcache",
+        command=(
+            *(str(places.lmcache_environment() / "bin" / "lmcache"), "server"),
+            *("--host", HOST, "--port", str(port)),
+            *("--http-host", HOST, "--http-port", str(http_port)),
+            # Without it vLLM hangs at its start: what the server would drive needs a GPU.
+            *("--supported-transfer-mode", "engine_driven"),
+            *("--l1-size-gb", str(l1_mib / 1024), "--no-l1-use-lazy", "--eviction-policy", "LRU"),
+        ),
+        environment=LMCACHE_ENVIRONMENT,
+        health_url=f"http://{HOST}:{http_port}/healthcheck",
+    )
+
+
+def lmcache_flags(port: int) -> tuple[str, ...]:
+    """Of a node that shares its blocks through an LMCache server."""
+    connector = {
+        "kv_connector": "LMCacheMPConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "lmcache.mp.host": f"tcp://{HOST}",
+            "lmcache.mp.port": port,
+        },
+    }
+    return ("--kv-transfer-config", json.dumps(connector))
+
+
 def node(
     index: int,
     port: int,
@@ -209,7 +284,7 @@ def summary(arrangement: Arrangement, pids: Sequence[int]) -> dict[str, object]:
     """The one line that a caller reads when everything is up."""
     return {
         "nodes": list(arrangement.node_urls),
-        "master": arrangement.master_url,
+        arrangement.store_name: arrangement.store_url,
         "model": SERVED_NAME,
         "pids": list(pids),
         "dir": str(arrangement.folder),

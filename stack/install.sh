@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
 # Installs the real stack (vLLM on CPU, Mooncake) into an environment of its own.
 #
-#   stack/install.sh             into .venv-real, or into $KV_REAL_VENV
+#   stack/install.sh                 into .venv-real, or into $KV_REAL_VENV
+#   stack/install.sh --with-lmcache  the same, then LMCache: .venv-lmcache, $KV_LMCACHE_VENV
 #   PYTHON=python3.12 stack/install.sh
 #
 # A second call returns at once: a stamp in the environment holds what was installed.
-# Needs 3 GB of disk. Writes progress to stderr and nothing to stdout.
+# Needs 3 GB of disk, with LMCache half a GB more: its environment sees the packages of the
+# first and holds only what differs. Writes progress to stderr and nothing to stdout.
 # Exit status: 0 installed, 2 could not (the last line names the package and the log).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/stack/requirements.txt
-venv=${KV_REAL_VENV:-$root/.venv-real}
-[[ $venv = /* ]] || venv=$root/$venv
+lmcache_pins=$root/stack/requirements-lmcache.txt
+absolute() { [[ $1 = /* ]] && printf '%s' "$1" || printf '%s/%s' "$root" "$1"; }
+venv=$(absolute "${KV_REAL_VENV:-.venv-real}")
+lmcache_venv=$(absolute "${KV_LMCACHE_VENV:-.venv-lmcache}")
 # 3.11 where there is one: it is the version on which the pins were tried.
 python=${PYTHON:-$(command -v python3.11 || echo python3)}
 log=$root/.cache-real/install.log
-stamp=$venv/installed.stamp
 
 # Shared libraries that the wheels load but do not carry.
 debian_packages=(libnuma1 libgomp1 libibverbs1 librdmacm1 libgoogle-glog0v6 liburing2)
@@ -33,6 +36,19 @@ die() {
 wanted_stamp() {
   cat "$pins"
   printf 'without %s\n' "${unwanted[*]}"
+}
+
+wanted_lmcache_stamp() {
+  cat "$lmcache_pins"
+  printf 'on top of %s\n' "$venv"
+  wanted_stamp
+}
+
+has_stamp() { [[ -f $1/installed.stamp && $(<"$1/installed.stamp") = "$2" ]]; }
+
+put_stamp() {
+  printf '%s\n' "$2" >"$1/installed.stamp.new"
+  mv "$1/installed.stamp.new" "$1/installed.stamp"
 }
 
 missing_debian_packages() {
@@ -60,11 +76,12 @@ install_debian_packages() {
 
 # Keeps what an interrupted install left, unless another Python made it.
 make_environment() {
-  local clear=() which='import sys; print(sys.version_info[:2])'
+  local python=$1 venv=$2 named_by=$3 clear=()
+  local which='import sys; print(sys.version_info[:2])'
   if [[ -f $venv/pyvenv.cfg ]]; then
     [[ $("$venv/bin/python" -c "$which" 2>/dev/null) = $("$python" -c "$which") ]] || clear=(--clear)
   elif [[ -n $(ls -A "$venv" 2>/dev/null) ]]; then
-    die "$venv exists and is no python environment; move it away or set KV_REAL_VENV"
+    die "$venv exists and is no python environment; move it away or set $named_by"
   fi
   say "making $venv"
   "$python" -m venv "${clear[@]}" "$venv" >>"$log" 2>&1 ||
@@ -72,44 +89,74 @@ make_environment() {
 }
 
 install_pins() {
-  local pin
+  local python=$1 pins=$2 pin
   while read -r pin; do
     say "installing $pin"
-    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input "$pin" >>"$log" 2>&1 ||
+    "$python" -m pip install --disable-pip-version-check --no-input "$pin" >>"$log" 2>&1 ||
       die "python package $pin could not be installed; see $log and the note in ${pins#"$root/"}"
   done < <(grep -Ev '^[[:space:]]*(#|$)' "$pins")
-  "$venv/bin/python" -m pip uninstall -y "${unwanted[@]}" >>"$log" 2>&1 ||
+}
+
+remove_unwanted() {
+  "$1" -m pip uninstall -y "${unwanted[@]}" >>"$log" 2>&1 ||
     die "could not remove ${unwanted[*]}; see $log"
 }
 
 # Importing is the proof: pip succeeds where a shared library is missing.
 check_imports() {
-  local module
-  for module in torch vllm vllm.entrypoints.openai.api_server mooncake.store; do
-    "$venv/bin/python" -c "import $module" >>"$log" 2>&1 ||
+  local python=$1 module
+  shift
+  for module in "$@"; do
+    "$python" -c "import $module" >>"$log" 2>&1 ||
       die "python module $module is installed but does not load; see $log"
   done
-  [[ -x $venv/bin/mooncake_master ]] || die "the mooncake package has no mooncake_master program; see $log"
 }
 
-main() {
-  command -v "$python" >/dev/null || die "no $python on PATH; set PYTHON to a Python 3.11 or later"
-  mkdir -p "${log%/*}"
-  exec 9>"${log%.log}.lock"
-  flock 9 # two callers at once: the second waits, then finds the stamp
-  if [[ -f $stamp && $(<"$stamp") = "$(wanted_stamp)" ]]; then
+install_stack() {
+  if has_stamp "$venv" "$(wanted_stamp)"; then
     say "already installed in $venv"
     return 0
   fi
   : >"$log"
-  rm -f "$stamp"
+  rm -f "$venv/installed.stamp"
   install_debian_packages
-  make_environment
-  install_pins
-  check_imports
-  wanted_stamp >"$stamp.new"
-  mv "$stamp.new" "$stamp"
+  make_environment "$python" "$venv" KV_REAL_VENV
+  install_pins "$venv/bin/python" "$pins"
+  remove_unwanted "$venv/bin/python"
+  check_imports "$venv/bin/python" torch vllm vllm.entrypoints.openai.api_server mooncake.store
+  [[ -x $venv/bin/mooncake_master ]] || die "the mooncake package has no mooncake_master program; see $log"
+  put_stamp "$venv" "$(wanted_stamp)"
   say "installed in $venv"
+}
+
+# One line of a .pth file puts the other environment's packages behind its own. pip takes them
+# for installed, never removes them, and installs beside them what LMCache wants older.
+install_lmcache() {
+  if has_stamp "$lmcache_venv" "$(wanted_lmcache_stamp)"; then
+    say "already installed in $lmcache_venv"
+    return 0
+  fi
+  rm -f "$lmcache_venv/installed.stamp"
+  make_environment "$venv/bin/python" "$lmcache_venv" KV_LMCACHE_VENV
+  local purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
+  "$venv/bin/python" -c "$purelib" >"$("$lmcache_venv/bin/python" -c "$purelib")/real-stack.pth"
+  install_pins "$lmcache_venv/bin/python" "$lmcache_pins"
+  remove_unwanted "$lmcache_venv/bin/python"
+  check_imports "$lmcache_venv/bin/python" vllm.entrypoints.openai.api_server \
+    lmcache.integration.vllm.lmcache_mp_connector lmcache.v1.multiprocess.http_server
+  [[ -x $lmcache_venv/bin/lmcache ]] || die "the lmcache package has no lmcache program; see $log"
+  put_stamp "$lmcache_venv" "$(wanted_lmcache_stamp)"
+  say "installed in $lmcache_venv"
+}
+
+main() {
+  [[ $# = 0 || "$*" = --with-lmcache ]] || die "usage: stack/install.sh [--with-lmcache]"
+  command -v "$python" >/dev/null || die "no $python on PATH; set PYTHON to a Python 3.11 or later"
+  mkdir -p "${log%/*}"
+  exec 9>"${log%.log}.lock"
+  flock 9 # two callers at once: the second waits, then finds the stamp
+  install_stack
+  [[ "$*" != --with-lmcache ]] || install_lmcache
 }
 
 main "$@"

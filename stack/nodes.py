@@ -1,15 +1,16 @@
 """Brings the real stack up: a Mooncake master and vLLM nodes on CPU with a tiny model.
 
-    python stack/nodes.py up [--nodes 2] [--connector mooncake|example] [--dir DIR]
+    python stack/nodes.py up [--nodes 2] [--connector mooncake|example|lmcache-mp] [--dir DIR]
     python stack/nodes.py run [--nodes 2] [--dir DIR] -- COMMAND ARGUMENTS...
-    python stack/nodes.py check
+    python stack/nodes.py check [--connector ...]
 
 `up` stays in the foreground. When every node answers it prints one line of JSON,
-{"nodes": [URL...], "master": URL, "model": "tiny", "pids": [...], "dir": ...}, and stops
+{"nodes": [URL...], "master": URL, "model": "tiny", "pids": [...], "dir": ...} (with lmcache-mp
+"lmcache": URL instead of "master": the HTTP side of the one `lmcache server`), and stops
 everything on SIGINT or SIGTERM, when its standard input (if a pipe) is closed, or when its
 parent is gone. `run` starts COMMAND with KV_NODE_A, KV_NODE_B, ... (node URLs), KV_MOONCAKE
-(the store's admin URL) and KV_MODEL in its environment, and ends as COMMAND ended. `check`
-says whether stack/install.sh has been run.
+(the store's admin URL; KV_LMCACHE with lmcache-mp) and KV_MODEL in its environment, and ends
+as COMMAND ended. `check` says whether stack/install.sh has been run.
 
 Nothing outlives it, not even after `kill -9`. Progress goes to stderr. Logs lie in DIR; a
 folder that nobody named is removed at the end unless something went wrong.
@@ -33,11 +34,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import places
 from arrangement import (
     SERVED_NAME,
     Arrangement,
+    Connector,
     Folders,
     Sizes,
     arrange,
@@ -119,9 +122,9 @@ def bring_up(options: argparse.Namespace, plan: Arrangement, group: Group, watch
     folder = plan.folder
     make_model(group, watch)
     mooncake_config_path(folder).write_text(json.dumps(plan.mooncake_config), encoding="utf-8")
-    say(f"starting a Mooncake master and {len(plan.nodes)} vLLM nodes; logs in {folder}")
-    master = group.start(plan.master, folder)
-    wait_ready([master], options.timeout, say, watch.check)
+    store = {"master": "a Mooncake master", "lmcache": "an LMCache server"}[plan.store_name]
+    say(f"starting {store} and {len(plan.nodes)} vLLM nodes; logs in {folder}")
+    wait_ready([group.start(plan.store, folder)], options.timeout, say, watch.check)
     nodes = [group.start(node, folder) for node in plan.nodes]
     wait_ready(nodes, options.timeout, say, watch.check)
 
@@ -158,7 +161,8 @@ def stay_up(plan: Arrangement, group: Group, watch: Watch) -> int:
 def run_command(command: Sequence[str], plan: Arrangement, group: Group, watch: Watch) -> int:
     """`run`: the command's return code as subprocess gives it (negative: died of that signal)."""
     named = {f"KV_NODE_{chr(ord('A') + index)}": url for index, url in enumerate(plan.node_urls)}
-    environment = os.environ | named | {"KV_MOONCAKE": plan.master_url, "KV_MODEL": SERVED_NAME}
+    store = {"master": "KV_MOONCAKE", "lmcache": "KV_LMCACHE"}[plan.store_name]
+    environment = os.environ | named | {store: plan.store_url, "KV_MODEL": SERVED_NAME}
     try:
         popen = group.popen(
             list(command),
@@ -243,10 +247,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sub = verbs.add_parser(verb, help=sentence, allow_abbrev=False)
         sub.add_argument("--nodes", type=int, default=2, help="vLLM nodes (default 2)")
         sub.add_argument(
-            "--connector", choices=("mooncake", "example"), default="mooncake",
-            help="what nodes share blocks through: the store, or a folder (ExampleConnector)",
-        )  # fmt: skip
-        sub.add_argument(
             "--node-env", type=assignment, action="append", default=[], metavar="NAME=VALUE",
             help="variable for every node; the caller's own VLLM_* are not passed on",
         )  # fmt: skip
@@ -256,12 +256,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         )
         sub.add_argument(
             "--segment", type=int, default=256, metavar="MIB",
-            help="what a node lends to the store (default 256)",
+            help="what a node lends to the store, or adds to LMCache's L1 (default 256)",
         )  # fmt: skip
         sub.add_argument(
             "--timeout", type=float, default=300.0, metavar="S", help="for the start (default 300)"
         )
-    verbs.add_parser("check", help="is it installed?")
+    verbs.add_parser("check", help="is it installed?", allow_abbrev=False)
+    for sub in verbs.choices.values():
+        sub.add_argument(
+            "--connector", choices=get_args(Connector), default="mooncake",
+            help="what nodes share blocks through: the store (mooncake), a folder (example: "
+            "ExampleConnector) or one LMCache server (lmcache-mp)",
+        )  # fmt: skip
     own, command = split_command(argv)
     options = parser.parse_args(own)
     options.command = command
@@ -289,7 +295,7 @@ def split_command(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    missing = places.why_not_installed()
+    missing = places.why_not_installed(with_lmcache=options.connector == "lmcache-mp")
     if missing:
         say(missing)
         return 2

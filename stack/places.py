@@ -5,12 +5,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PINS = ROOT / "stack" / "requirements.txt"
+LMCACHE_PINS = ROOT / "stack" / "requirements-lmcache.txt"
 
 
 def environment() -> Path:
     """The stack's own Python environment: $KV_REAL_VENV, else .venv-real."""
     named = os.environ.get("KV_REAL_VENV")
     return (ROOT / named) if named else ROOT / ".venv-real"
+
+
+def lmcache_environment() -> Path:
+    """The same with LMCache on top: $KV_LMCACHE_VENV, else .venv-lmcache."""
+    named = os.environ.get("KV_LMCACHE_VENV")
+    return (ROOT / named) if named else ROOT / ".venv-lmcache"
 
 
 def cache() -> Path:
@@ -22,11 +29,19 @@ def model() -> Path:
     return cache() / "model"
 
 
-def why_not_installed() -> str | None:
+def why_not_installed(*, with_lmcache: bool = False) -> str | None:
     """One sentence without a full stop, or None when the pinned stack is there."""
-    stamp = environment() / "installed.stamp"
+    missing = _why_not(environment(), PINS, "the real stack", "stack/install.sh")
+    if missing or not with_lmcache:
+        return missing
+    command = "stack/install.sh --with-lmcache"
+    return _why_not(lmcache_environment(), LMCACHE_PINS, "LMCache", command)
+
+
+def _why_not(folder: Path, pins: Path, what: str, command: str) -> str | None:
+    stamp = folder / "installed.stamp"
     if not stamp.is_file():
-        return f"the real stack is not installed in {environment()}; run stack/install.sh"
-    if not stamp.read_text(encoding="utf-8").startswith(PINS.read_text(encoding="utf-8")):
-        return f"{environment()} holds other pins than {PINS.name}; run stack/install.sh"
+        return f"{what} is not installed in {folder}; run {command}"
+    if not stamp.read_text(encoding="utf-8").startswith(pins.read_text(encoding="utf-8")):
+        return f"{folder} holds other pins than {pins.name}; run {command}"
     return None

@@ -132,7 +132,7 @@ class Group:
 
 def child_environment(ambient: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """The caller's environment without what would bend the stack: proxies, and engine settings."""
-    bending = ("VLLM_", "MOONCAKE_", "MC_", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    bending = ("VLLM_", "MOONCAKE_", "MC_", "LMCACHE_", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     kept = {
         name: value
         for name, value in ambient.items()

@@ -55,6 +55,13 @@ def test_a_node_with_a_store_behind_it() -> None:
     assert block_tokens(look(capture("vllm_metrics.txt"))) == 128
 
 
+def test_an_lmcache_server_counts_chunks_over_all_salts() -> None:
+    server = look(capture("lmcache_mp_metrics_end.txt"))
+    assert counter(server, "store_puts") == 106 + 11
+    assert counter(server, "store_evicted_keys") == 45 + 11
+    assert gauge(server, "store_keys") is None, "the page tells bytes, the status page objects"
+
+
 def test_a_node_without_a_connector_has_no_keys_rather_than_none_moved() -> None:
     node = look(capture("vllm_metrics.txt"))
     assert counter(node, "save_keys") is None

@@ -80,6 +80,8 @@ async def test_the_other_caches_of_a_vllm_prove_nothing(serve) -> None:
 
 STORE = 'vllm:mooncake_store_operation_time_seconds_count{operation="save_put"}'
 OFFLOAD = "vllm:kv_offload_load_bytes_total"
+LMCACHE_MP = "vllm:lmcache_mp_lookup_duration_seconds_count"
+SHARED = {STORE, LMCACHE_MP}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +93,7 @@ OFFLOAD = "vllm:kv_offload_load_bytes_total"
         ({STORE: 1.0}, None, None),
         ({OFFLOAD: 1.0}, "0.33.0", "OffloadingConnector"),
         ({OFFLOAD: 1.0, STORE: 1.0}, "0.33.0", "MooncakeStoreConnector"),  # one reset for both
+        ({LMCACHE_MP: 3.0}, "0.32.0", "LMCacheMPConnector"),
         ({"lmcache:num_hit_tokens_total": 1.0}, "0.33.0", None),  # it says success, and ignores it
         ({}, "0.33.0", None),
     ],
@@ -98,7 +101,7 @@ OFFLOAD = "vllm:kv_offload_load_bytes_total"
 def test_an_external_reset_is_sent_only_where_it_acts(series, version, name) -> None:
     found = vllm.external(series, version)
     assert (found.name if found else None) == name
-    assert found is None or found.shared is (STORE in series)
+    assert found is None or found.shared is bool(SHARED & set(series))
 
 
 async def test_an_external_reset_is_never_evidence(serve) -> None:

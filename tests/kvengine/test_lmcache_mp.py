@@ -1,6 +1,7 @@
-"""The clears of `lmcache server` against answers made by hand after the source of 0.5.6 and 0.4.7.
+"""The clears of `lmcache server` against answers of 0.5.6, and of 0.4.7 by its source.
 
-What it says of itself is a real answer of 0.5.6.
+A real 0.5.6 answers in the same words: tests/real/test_lmcache.py. What cannot be had from it at
+will (objects in use, a server that is not ready) is made by hand.
 """
 
 from __future__ import annotations

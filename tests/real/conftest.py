@@ -6,18 +6,13 @@ the reason; KV_REQUIRE_REAL=1 makes that a failure.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.real.engine import Stack
-
-NODES = Path(__file__).resolve().parents[2] / "stack" / "nodes.py"
-STOP_S = 60.0
+from tests.real.engine import NODES, Stack, stack_up
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,45 +28,36 @@ def refuse(reason: str) -> None:
     pytest.skip(reason)
 
 
+def check(*flags: str) -> None:
+    found = subprocess.run(
+        [sys.executable, str(NODES), "check", *flags], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        refuse(found.stderr.strip().removeprefix("nodes.py: "))
+
+
 @pytest.fixture(scope="session")
 def installed_stack() -> None:
     """The environment is there; else skipped, or failed with KV_REQUIRE_REAL=1."""
-    check = subprocess.run(
-        [sys.executable, str(NODES), "check"], capture_output=True, text=True, check=False
-    )
-    if check.returncode:
-        refuse(check.stderr.strip().removeprefix("nodes.py: "))
+    check()
+
+
+@pytest.fixture(scope="session")
+def installed_lmcache() -> None:
+    """The one with LMCache too."""
+    check("--connector", "lmcache-mp")
 
 
 @pytest.fixture(scope="session")
 def real_stack(installed_stack: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """URLs of two nodes and the store, up until the session's end."""
-    progress = tmp_path_factory.mktemp("real-stack") / "nodes.stderr"
-    with (
-        progress.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, str(NODES), "up", "--dir", str(progress.parent)],
-            stdin=subprocess.PIPE,  # its end is the order to stop, whatever becomes of us
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdin is not None and process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            pytest.fail(f"the real stack did not start:\n{progress.read_text()}", pytrace=False)
-        up = json.loads(line)
-        try:
-            yield Stack(
-                node_a=up["nodes"][0],
-                node_b=up["nodes"][1],
-                mooncake=up["master"],
-                model=up["model"],
-            )
-        finally:
-            process.stdin.close()
-            process.wait(timeout=STOP_S)
+    with stack_up(tmp_path_factory.mktemp("real-stack")) as up:
+        yield Stack(
+            node_a=up["nodes"][0],
+            node_b=up["nodes"][1],
+            mooncake=up["master"],
+            model=up["model"],
+        )
 
 
 @pytest.fixture

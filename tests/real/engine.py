@@ -1,7 +1,7 @@
-"""A plain client of the real engines: urllib, counts, nothing of the project's own tools.
+"""The real engines: how they are started, a plain client of them, and our tools as processes.
 
-What the tools say about the stack is tested against what is seen here, so that this must not
-share code with them.
+What the tools say about the stack is tested against what the client sees, so that it is urllib and
+counts, and shares no code with them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,23 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tests.family import environment
+
+NODES = Path(__file__).resolve().parents[2] / "stack" / "nodes.py"
 BLOCK_TOKENS = 128  # vLLM's block on CPU: every cached count is a multiple of it
 PATIENCE_S = 120.0  # for what takes milliseconds on an idle machine
+TOOL_S = 300.0  # for one of our tools, which takes seconds on an idle machine
 SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
 
 
@@ -169,3 +177,72 @@ class Stack:
         for _ in range(2):
             assert self.store.keys() == 0
             time.sleep(0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lmcache:
+    """The HTTP side of one `lmcache server`."""
+
+    url: str
+
+    def objects(self) -> int:
+        """Chunks in L1."""
+        managers = call(f"{self.url}/status")["storage_manager"]["l1_managers"]
+        return sum(one["total_object_count"] for one in managers.values())
+
+    def clear(self) -> None:
+        assert call(f"{self.url}/cache/clear", {"tier": "l1"})["status"] == "ok"
+
+    def wait_for_objects(self, count: int) -> None:
+        until(lambda: self.objects() >= count, f"{count} chunks in L1")
+
+
+# --- as processes --------------------------------------------------------------------------------
+
+
+@contextmanager
+def stack_up(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
+    """nodes.py's line about what runs, its logs in the folder; all of it ends with the block."""
+    progress = folder / "nodes.stderr"
+    with (
+        progress.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, str(NODES), "up", *arguments, "--dir", str(folder)],
+            stdin=subprocess.PIPE,  # its end is the order to stop, whatever becomes of us
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"the real stack did not start:\n{progress.read_text()}"
+        try:
+            yield json.loads(line)
+        finally:
+            process.stdin.close()
+            process.wait(timeout=PATIENCE_S)
+
+
+def tool(*words: str) -> subprocess.CompletedProcess[str]:
+    """One of our tools; what it told people is shown if the test fails."""
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=TOOL_S, env=environment(), check=False
+    )
+    print(done.stderr)
+    return done
+
+
+def kvclear(*flags: str) -> tuple[int, dict[str, Any]]:
+    """Status and record."""
+    done = tool("kvclear", *flags)
+    return done.returncode, json.loads(done.stdout)
+
+
+def proofs(record: dict[str, Any], tier: str) -> list[dict[str, Any]]:
+    return [proof for proof in record["proofs"] if proof["tier"] == tier]
+
+
+def verdicts(record: dict[str, Any]) -> list[tuple[str, str, bool | None]]:
+    """How, of which tier, and what came out."""
+    return [(proof["how"], proof["tier"], proof["verified"]) for proof in record["proofs"]]

@@ -7,18 +7,24 @@ instead of four.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.family import environment
-from tests.real.conftest import NODES
-from tests.real.engine import BLOCK_TOKENS, Node, Stack, call, random_prompt, whole_blocks
+from tests.real.engine import (
+    BLOCK_TOKENS,
+    Node,
+    Stack,
+    call,
+    kvclear,
+    random_prompt,
+    stack_up,
+    verdicts,
+    whole_blocks,
+)
 from tests.real.pipeline import Done, Record, Round, lines, measure
 
 pytestmark = pytest.mark.real
@@ -31,23 +37,6 @@ SHAPE = (
 )
 COLD = "--rounds 1 --pause 0 --warmup 0 --concurrency 4"
 LENGTH = 1_100
-
-
-def kvclear(*flags: str) -> tuple[int, Record]:
-    done = subprocess.run(
-        ["kvclear", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(),
-        check=False,
-    )
-    print(done.stderr)
-    return done.returncode, json.loads(done.stdout)
-
-
-def verdicts(record: Record) -> list[tuple[str, str, bool | None]]:
-    return [(proof["how"], proof["tier"], proof["verified"]) for proof in record["proofs"]]
 
 
 # --- clean rounds --------------------------------------------------------------------------------
@@ -172,26 +161,8 @@ def test_vllm_and_mooncake_honour_cache_salt(real_stack: Stack) -> None:
 def example_node(installed_stack: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One vLLM node with ExampleConnector over a folder."""
     folder = tmp_path_factory.mktemp("example-connector")
-    arrangement = ("--nodes", "1", "--connector", "example")
-    with (
-        (folder / "nodes.stderr").open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, str(NODES), "up", *arrangement, "--dir", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdin is not None and process.stdout is not None
-        line = process.stdout.readline()
-        assert line, (folder / "nodes.stderr").read_text()
-        up: dict[str, Any] = json.loads(line)
-        try:
-            yield Node(url=up["nodes"][0], model=up["model"])
-        finally:
-            process.stdin.close()
-            process.wait(timeout=60)
+    with stack_up(folder, "--nodes", "1", "--connector", "example") as up:
+        yield Node(url=up["nodes"][0], model=up["model"])
 
 
 def test_an_external_reset_that_says_success_and_clears_nothing(example_node: Node) -> None:

@@ -6,12 +6,8 @@ What it says is held against what a plain client sees (engine.py shares no code 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-from typing import Any
 
-from tests.family import environment
-from tests.real.engine import BLOCK_TOKENS, Stack, random_prompt, whole_blocks
+from tests.real.engine import BLOCK_TOKENS, Stack, kvclear, proofs, random_prompt, whole_blocks
 
 from kvengine import mooncake
 from kvengine.identify import identify
@@ -19,24 +15,6 @@ from kvengine.server import Server
 
 LENGTH = 1_500
 BLOCKS = LENGTH // BLOCK_TOKENS
-
-
-def kvclear(*flags: str) -> tuple[int, dict[str, Any]]:
-    """Status and record; what it told people is shown if the test fails."""
-    done = subprocess.run(
-        ["kvclear", *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(),
-        check=False,
-    )
-    print(done.stderr)
-    return done.returncode, json.loads(done.stdout)
-
-
-def proofs(record: dict[str, Any], tier: str) -> list[dict[str, Any]]:
-    return [proof for proof in record["proofs"] if proof["tier"] == tier]
 
 
 def everything(stack: Stack) -> list[str]:

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.real.engine import BLOCK_TOKENS, Stack, random_prompt, whole_blocks
-from tests.real.test_kvclear import kvclear, proofs
+from tests.real.engine import BLOCK_TOKENS, Stack, kvclear, proofs, random_prompt, whole_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 LENGTH = 1_500

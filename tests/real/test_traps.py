@@ -12,20 +12,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.family import environment
-from tests.real.conftest import NODES
 from tests.real.engine import (
     BLOCK_TOKENS,
     PATIENCE_S,
@@ -34,6 +30,8 @@ from tests.real.engine import (
     call,
     random_prompt,
     samples,
+    stack_up,
+    tool,
     until,
     whole_blocks,
 )
@@ -49,38 +47,6 @@ LENGTH = 1_500
 BLOCKS = LENGTH // BLOCK_TOKENS
 TOO_LONG = 12_000  # output tokens: minutes of work, which the death cuts short
 LOAD = "--scenario cold_start --requests 2 --sentinels 1 --context-tokens 500 --rounds 1 --pause 0"
-
-
-@contextmanager
-def stack_up(folder: Path, *arguments: str) -> Iterator[dict[str, Any]]:
-    """nodes.py's line about what runs; all of it ends with the block."""
-    progress = folder / "nodes.stderr"
-    with (
-        progress.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, str(NODES), "up", *arguments, "--dir", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        assert process.stdin is not None and process.stdout is not None
-        line = process.stdout.readline()
-        assert line, progress.read_text()
-        try:
-            yield json.loads(line)
-        finally:
-            process.stdin.close()
-            process.wait(timeout=PATIENCE_S)
-
-
-def tool(*words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=300, env=environment(), check=False
-    )
-    print(done.stderr)  # pytest shows it with a failure
-    return done
 
 
 def status_of(url: str) -> int:

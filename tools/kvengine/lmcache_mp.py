@@ -3,8 +3,12 @@
 Its HTTP side listens on 127.0.0.1:8080 unless told otherwise, where Mooncake's metadata server
 does too. The second level (Mooncake, redis, disks) is never cleared by it.
 
-Facts are from the source of 0.5.6 (`/cache/clear`) and 0.4.7 (`/clear-cache`), and from the status
-page of a real 0.5.6; the clears were never run against a real server.
+Its metrics are a page of the same HTTP side. Chunks of its 256 tokens are written while a prompt
+is computed, and written again by the next local hit of a node after a clear; what comes back is
+whole chunks, or all but the last token of a prompt that has only whole ones.
+
+Run against a real 0.5.6: `/cache/clear`, the status page, the metrics. Read in its source only:
+`/clear-cache` of 0.4.7.
 """
 
 from __future__ import annotations
@@ -13,8 +17,14 @@ import asyncio
 import json
 from typing import Any
 
-from kvengine.engine import Engine, Outcome
+from kvengine.engine import Engine, Formula, Outcome, term
 from kvengine.server import Answer, Server
+
+COUNTERS: dict[str, Formula] = {
+    "store_puts": ((term("lmcache_mp_l1_write_chunks_total"),),),
+    # What a clear removed is among them.
+    "store_evicted_keys": ((term("lmcache_mp_l1_evicted_chunks_total"),),),
+}
 
 LEFT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """Pauses between attempts while objects stay: the ones in use are passed over without a word."""
@@ -100,6 +110,6 @@ ENGINE = Engine(
     request='POST /cache/clear {"tier":"l1"}',
     clear=clear,
     advice=advice,
-    counters={},
+    counters=COUNTERS,
     gauges={},
 )

@@ -20,6 +20,7 @@ from kvengine.engine import Behind, Beside, Engine, Formula, Found, Outcome, Ran
 from kvengine.server import Server
 
 _STORE_TIME = "vllm:mooncake_store_operation_time_seconds"
+_LMCACHE_MP = "vllm:lmcache_mp_lookup_duration_seconds"
 _STORE_KEYS = "vllm:mooncake_store_operation_keys_total"
 _STORE_FAILED = "vllm:mooncake_store_operation_failed_keys_total"
 
@@ -136,12 +137,17 @@ def external(series: Mapping[str, float], version: str | None) -> Found | None:
 
     MooncakeStoreConnector removes every object of the master, everybody's, since 0.25 (absent in
     0.22.1); OffloadingConnector empties this process' own memory, known of 0.33. Both show by
-    their series. LMCacheConnectorV1, NixlConnector and ExampleConnector say success and do nothing.
+    their series. LMCache's own class of LMCacheMPConnector, which vLLM takes where LMCache is
+    installed, empties L1 of its server, for every node around it (0.5.6; which of its releases was
+    the first is not known). LMCacheConnectorV1, NixlConnector and ExampleConnector say success and
+    do nothing.
     """
     known = _version(version)
     names = {key.partition("{")[0] for key in series}
     if any(name.startswith(_STORE_TIME) for name in names):
         return Found("MooncakeStoreConnector", True) if known >= STORE_SINCE else None
+    if any(name.startswith(_LMCACHE_MP) for name in names):
+        return Found("LMCacheMPConnector", True)
     if any(name.startswith("vllm:kv_offload_") for name in names):
         return Found("OffloadingConnector", False) if known >= OFFLOAD_SINCE else None
     return None
