@@ -47,9 +47,9 @@ words=''
 for length in $lengths; do
     began=$(date +%s)
     load 30 -q --rounds 1 --warmup 0 --requests 2 --sentinels 0 --output-tokens 4 \
-        --context-tokens "$length" --seed "$RANDOM" >"$out/probe.jsonl" 2>"$out/probe.log" ||
+        --context-tokens "$length" --seed "$RANDOM" >"$out/probe.jsonl" 2>"$out/probe.log" &&
+        stats "$out/probe.jsonl" >"$out/probe.stats.jsonl" 2>>"$out/probe.log" ||
         { cat "$out/probe.log" >&2 && exit 2; }
-    stats "$out/probe.jsonl" >"$out/probe.stats.jsonl" 2>>"$out/probe.log"
     words=$(python "$here/shape.py" fit "$out/probe.stats.jsonl" --begun "$begun" --began "$began" \
         --seconds "$seconds" --longest "${lengths% *}" --probed "$length") && break
     (($? == 1)) || exit 2
@@ -61,9 +61,10 @@ load 240 $words >"$out/run.jsonl"
 stats "$out/run.jsonl" >"$out/stats.jsonl"
 
 status=0
-kvreport --format brief "$out/stats.jsonl" || status=$?
-kvreport --format text --format md --format json -o "$out" "$out/stats.jsonl" 2>/dev/null ||
-    (($? == 1))
+kvreport --format brief --format text --format md --format json -o "$out" "$out/stats.jsonl" \
+    2>"$out/report.log" || { status=$? && grep '^kvreport:' "$out/report.log" >&2 || true; }
+((status < 2)) || exit 2
+cat "$out/brief.txt"
 echo
 echo "The whole report: $out/report.txt (.md, .json); the records: $out/run.jsonl"
 exit "$status"
