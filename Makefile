@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination docs record engines
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination docs record engines browser screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=..
 	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
 	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
-test: $(INSTALLED) engines  ## Run the tests, those on real engines included
+test: $(INSTALLED) engines browser  ## Run the tests, those on real engines included
 	@pytest -ra
 
 check: $(INSTALLED)  ## Format, lint, types, docs, tests
@@ -58,7 +58,8 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	+@if [[ -v KV_MATRIX ]]; then \
 	[[ -n $$KV_MATRIX ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
 	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands}) || exit; \
-	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
+	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} \
+	--progress $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
 matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one (minutes)
 	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py
@@ -80,14 +81,21 @@ docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documen
 	cd schemas/examples/valid && kvstats --slo ttft=500ms stream.jsonl > round_stats.jsonl
 	python docs/build.py
 
+screenshots: $(INSTALLED) browser  ## Pictures of a report at 390 and 1,440 px, into screenshots/
+	@docs/screenshots.sh
+
 record: $(INSTALLED)  ## Record the golden cases anew; then read git diff
 	KV_RECORD=1 pytest -q tests/test_cases.py
 	@git --no-pager diff --stat -- tests/cases
 
-# The real engines live in an environment of their own. Without them everything else is tested, and
-# pytest's summary says which tests were skipped and why.
+# The real engines live in environments of their own, vLLM and Mooncake first, then LMCache. Without
+# them everything else is tested, and pytest's summary says which tests were skipped and why.
 engines:
-	@stack/install.sh || echo 'test: THE REAL ENGINES COULD NOT BE INSTALLED (see above): their tests will be skipped' >&2
+	@stack/install.sh --with-lmcache || echo 'test: A REAL ENGINE COULD NOT BE INSTALLED (see above): its tests will be skipped' >&2
+
+# The pages are opened in a real browser where there is one, or one can be installed.
+browser:
+	@tests/browser.sh || echo 'test: THE HTML REPORT WILL NOT BE OPENED IN A BROWSER (see above)' >&2
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo 'install: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ...' >&2; exit 2; }

@@ -60,7 +60,7 @@ kvload --url 1="$a" --url 2="$b" "${shape[@]}" --name "two nodes" \
     --engine mooncake="$store" --isolation "$out/cleared.jsonl" |
     tee "$out/cross.jsonl" | kvstats >"$out/cross.stats.jsonl"
 
-kvreport --format md --format json -o "$out" "$out"/*.stats.jsonl
+kvreport --format md --format html --format json -o "$out" "$out"/*.stats.jsonl
 { set +x; } 2>/dev/null
 kvreport "$out"/*.stats.jsonl
-echo "demo: the report is $out/report.md, the records are beside it" >&2
+echo "demo: the report is $out/report.html (and .md, .json), the records are beside it" >&2
