@@ -18,7 +18,7 @@ mkdir -p "$out/configs"
 for template in stack/matrix/*.yaml; do
     sed -e "s|http://NODE_A|$KV_NODE_A|; s|http://NODE_B|$KV_NODE_B|" \
         -e "s|http://YOUR_STORE|$KV_MOONCAKE|; s|YOUR_MODEL|$KV_MODEL|; s|OUT/|$out/|" \
-        -e "s|requests: 24|requests: ${REQUESTS:-24}|; s|contexts: 8|contexts: ${CONTEXTS:-8}|" \
+        -e "s|requests: 16|requests: ${REQUESTS:-16}|; s|contexts: 8|contexts: ${CONTEXTS:-8}|" \
         -e "s|context_tokens: 2700|context_tokens: ${CONTEXT_TOKENS:-2700}|" \
         "$template" >"$out/configs/${template##*/}"
 done
