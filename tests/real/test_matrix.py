@@ -19,7 +19,7 @@ import pytest
 from tests.family import ROOT
 from tests.kvmatrix.matrices import clean_environment
 from tests.real.engine import Stack, whole_blocks
-from tests.real.pipeline import Record, Round, lines, rounds_of
+from tests.real.pipeline import Round, lines, rounds_of
 from tests.real.test_experiment import RUINOUS
 
 PATIENCE_S = 1_500  # for what takes four minutes on two idle cores
@@ -186,7 +186,7 @@ def test_all_but_the_first_of_each_repeat_were_warm(both: Both) -> None:
     order = re.findall(r"repeat (\d) of 3: (.+) \(about", both.said)[-len(TIERS) * REPEATS :]
     firsts = {int(repeat): name for repeat, name in reversed(order)}
     assert sorted(firsts) == [1, 2, 3]
-    seen: Record = {}
+    seen: dict[tuple[str, int], str] = {}
     for name in TIERS:
         for one in both.not_isolated.rounds(name, "cold"):
             first = firsts[one.run["repeat"]] == name
