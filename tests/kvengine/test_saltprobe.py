@@ -13,6 +13,7 @@ import json
 import secrets
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from tests.family import environment
 from tests.kvclear.ranks import one_server_of
 from tests.simulated import FAST, cluster, kvsim
 
-from kvengine import vllm
+from kvengine import saltprobe, vllm
 from kvengine.identify import identify
 from kvengine.saltask import Endpoint
 from kvengine.saltprobe import WAYS, Reset, SaltProbe, probe_salts, probe_way
@@ -138,22 +139,29 @@ def test_no_store_is_no_trouble() -> None:
 
 @dataclass
 class TwoTiers:
-    """An engine's own cache and one behind it, each with a key of its own; whole prompts only."""
+    """An engine's own cache and one behind it, each with a key of its own; whole prompts only.
+
+    What is stored can be hit `save_s` later.
+    """
 
     own: Key
     behind: Key
+    save_s: float = 0.0
     local: set[str] = field(default_factory=set)
-    stored: set[str] = field(default_factory=set)
+    stored: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SOURCES, 0))
 
     def complete(self, body: dict[str, Any]) -> dict[str, Any]:
         text = body["prompt"]
         tokens = len(text.split())
         keys = repr((self.own(body), text)), repr((self.behind(body), text))
-        hit = keys[0] in self.local, keys[1] in self.stored
+        now = time.monotonic()
+        hit = keys[0] in self.local, self.stored.get(keys[1], now) < now
         source = SOURCES[1] if hit[0] else SOURCES[2] if hit[1] else SOURCES[0]
         self.local.add(keys[0])
-        self.stored.add(keys[1])
+        self.stored.setdefault(keys[1], now + self.save_s)
+        self.queries += 0 if hit[0] else tokens
         cached = tokens - 1 if any(hit) else 0
         self.counts[source] += cached
         self.counts[SOURCES[0]] += tokens - cached
@@ -168,6 +176,8 @@ class TwoTiers:
         name = "vllm:prompt_tokens"
         lines = [f'{name}_by_source_total{{source="{key}"}} {self.counts[key]}' for key in SOURCES]
         lines += [f"{name}_total {sum(self.counts.values())}"]
+        asked = vllm.ENGINE.looked_behind
+        lines += [f"# TYPE {asked} counter", f"{asked} {self.queries}"]
         lines += ["vllm:num_requests_running 0", "vllm:num_requests_waiting 0"]
         return "\n".join(lines) + "\n"
 
@@ -240,6 +250,32 @@ def test_a_store_that_ignores_the_field_is_named_even_without_a_reset() -> None:
         [first, *_] = first_honoured(url)
     assert tiers(first) == {"engine": True, "store": False}
     assert first.ignored_by == ["store"] and "from behind the engine" in first.reason
+
+
+def test_what_is_stored_later_than_the_answer_is_waited_for() -> None:
+    """Asked at once, a tier that ignores the salt would miss, as if it honoured it."""
+    with serving(TwoTiers(own=salt_of, behind=no_key, save_s=0.9)) as url:
+        [first, *_] = first_honoured(url)
+    assert first.ignored_by == ["store"]
+
+
+def test_nothing_is_waited_for_where_nothing_stands_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def never(*_: object) -> None:
+        raise AssertionError("waited")
+
+    monkeypatch.setattr(saltprobe, "come_to_rest", never)
+    with kvsim(*FAST) as sim:
+        assert probed(sim.url).honoured is True
+    with cluster() as (_, a, _b), pytest.raises(AssertionError, match="waited"):
+        probed(a.url)
+
+
+def test_one_of_several_ranks_is_asked() -> None:
+    """Without a rank prompts go round, and the same prompt sent twice hits nowhere."""
+    with kvsim(*FAST) as one, kvsim(*FAST) as other, one_server_of([one.url, other.url]) as url:
+        assert tiers(probed(url)) == {"engine": True}
 
 
 def test_lmcache_in_process_honours_tags_and_the_engine_before_it_does_not() -> None:

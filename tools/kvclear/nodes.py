@@ -118,11 +118,7 @@ async def meet(engine: Engine, server: Server, model: str | None) -> Node:
 
 def ranks_of(engine: Engine, look: Snapshot) -> tuple[str, ...]:
     """The data-parallel ranks that count behind this page; none where there is but one."""
-    if engine.ranks is None:
-        return ()
-    counting = [key for key in look.series if name_of(key) == engine.ranks.counter]
-    found = {labels_of(key).get(engine.ranks.label, "") for key in counting} - {""}
-    return tuple(sorted(found, key=lambda rank: (len(rank), rank))) if len(found) > 1 else ()
+    return engine.ranks.among(look.series) if engine.ranks is not None else ()
 
 
 def several_servers(looks: Sequence[Snapshot]) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from kvengine.exposition import labels_of, name_of
 from kvengine.server import Server
 
 
@@ -59,6 +60,12 @@ class Ranks:
     """The counter of prompt tokens, one series a rank."""
     label: str
     """Its label that holds the rank."""
+
+    def among(self, series: Mapping[str, float]) -> tuple[str, ...]:
+        """The ranks that count on this metrics page; none where there is but one."""
+        counting = [key for key in series if name_of(key) == self.counter]
+        found = {labels_of(key).get(self.label, "") for key in counting} - {""}
+        return tuple(sorted(found, key=lambda rank: (len(rank), rank))) if len(found) > 1 else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,5 +138,7 @@ class Engine:
     """Its other caches."""
     behind: Behind | None = None
     """How what stands behind it is cleared through it; null where it cannot be."""
+    looked_behind: str | None = None
+    """Its counter that rises only where a connector is asked for a prompt; null if it has none."""
     frontend: bool = False
     """Whether it hands prompts to workers of its choice, so that a miss may be another worker's."""

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from kvengine.counters import Snapshot, counter, delta, snapshot
+from kvengine.engines import ENGINES
+from kvengine.exposition import name_of
 from kvengine.server import Server
 from kvpipe.records import Planned, SaltWay
 from kvprompt.salt import salted
@@ -20,6 +22,7 @@ UNKNOWN_FLOOR_TOKENS = 64
 COUNTED_S = 5.0
 """How long a metrics page may lag behind an answer."""
 ANSWER_S = 600.0
+LOOKED_BEHIND = {engine.looked_behind for engine in ENGINES.values()} - {None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Told:
     cached_tokens: int | None
     local_tokens: float | None = None
     external_tokens: float | None = None
+    looked_behind: bool = False
+    """Whether the engine asked a connector for this prompt, as far as it counts that."""
     refused: str | None = None
     """Status and body where it was no answer."""
 
@@ -84,7 +89,7 @@ async def ask(endpoint: Endpoint, way: SaltWay, text: str, salt: str) -> Told:
     usage = told.usage or _Usage()
     after = await _counted(endpoint.server, before, usage.prompt_tokens)
     known = before is not None and after is not None
-    moved = delta(before, after)[0] if before is not None and after is not None else {}
+    moved, series, _ = delta(before, after) if before and after else ({}, {}, [])
     details = usage.prompt_tokens_details
     cached = details.cached_tokens if details is not None else None
     if cached is None and told.timings is not None:
@@ -93,6 +98,7 @@ async def ask(endpoint: Endpoint, way: SaltWay, text: str, salt: str) -> Told:
         cached_tokens=cached,
         local_tokens=moved.get("local_tokens") if known else None,
         external_tokens=moved.get("external_tokens") if known else None,
+        looked_behind=any(name_of(key) in LOOKED_BEHIND for key in series),
     )
 
 

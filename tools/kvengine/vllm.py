@@ -197,6 +197,7 @@ ENGINE = Engine(
     counters=COUNTERS,
     gauges=GAUGES,
     ranks=Ranks(header="X-data-parallel-rank", counter="vllm:prompt_tokens_total", label="engine"),
+    looked_behind="vllm:external_prefix_cache_queries_total",
     beside=(_resetting("/reset_mm_cache"), _resetting("/reset_encoder_cache")),
     behind=Behind(
         clears="reset external cache",
