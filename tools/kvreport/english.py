@@ -460,7 +460,8 @@ PHRASES: dict[str, str] = {
     "answered {saved} sooner; if repeats agree, keeping reusable prefixes there pays.",
     "d_slower": "{names}: a hit is slower than computing here; reuse from this tier does not pay "
     "at this prompt length.",
-    "d_same": "{names}: no gain was shown; find out why a hit is no faster (prompts too short, "
+    "d_same": "{names}: no gain was shown: where the interval is wide, more repeats or a quieter "
+    "system would tell; where it is narrow, find out why a hit is no faster (prompts too short, "
     "hits that are not hits) before keeping more of them.",
     "d_missing": "{names}: run {missing} as well, to have something to compare.",
     "d_old": "{names}: measure again with kvload and kvstats to learn how sure the figures are.",
