@@ -417,7 +417,6 @@ PHRASES: dict[str, str] = {
     "finding_barrier_unknown": "轮次之间未能证实系统已静止（{message}）",
     "finding_calibration_unfit": "客户端校准不适用于该轮（{message}）",
     "finding_uncalibrated": "提示词的 token 数未经校准（{message}）",
-    "finding_calibration_unfit": "客户端校准文件不适用于本次测量（{message}）",
     "finding_salt_ignored": "引擎忽略了 salt（{message}）",
     "finding_unequal_work": "两轮的工作量不等（{message}）",
     # --- analysis

@@ -474,8 +474,10 @@ PHRASES: dict[str, str] = {
     "brief_hit_tokens": "A hit on {tokens} tokens",
     "brief_again": "The same arm again",
     "brief_saves": "{what} saves {saved} of {base} ({percent}{interval}): {verdict}, {cold}.",
-    "brief_costs": "{what} takes {saved} more than {base} ({percent}{interval}): {verdict}, {cold}.",
-    "brief_same": "{what} saves nothing that could be shown: {other} after {base}{interval}, {cold}.",
+    "brief_costs": "{what} takes {saved} more than {base} ({percent}{interval}): {verdict}, "
+    "{cold}.",
+    "brief_same": "{what} saves nothing that could be shown: {other} after {base}{interval}, "
+    "{cold}.",
     "brief_tier": "The hits came from here: {tier}, as the server counted; {share}.",
     "brief_tier_unknown": "Which tier served is not shown: the server's counters do not tell it "
     "(/metrics); {share}.",
@@ -507,7 +509,8 @@ PHRASES: dict[str, str] = {
     "chart_hits_against_ideal": "Hits, observed and ideal",
     "chart_timeline": "When requests were sent and answered",
     "chart_n": "Scenarios: {scenarios}; repeats in all: {repeats}.",
-    "chart_n_pairs": "Scenarios: {scenarios}; repeats in all: {repeats}; pairs of requests: {pairs}.",
+    "chart_n_pairs": "Scenarios: {scenarios}; repeats in all: {repeats}; pairs of requests: "
+    "{pairs}.",
     "chart_absent": "Nothing to draw for: {names}.",
     "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); "
     "hollow or hatched: verdict withheld.",
