@@ -32,7 +32,7 @@ def brief_of(conclusion: Conclusion, words: Words) -> Document:
 
 
 def headline(scenario: Scenario, words: Words) -> str:
-    """`A hit on 2.7k tokens saves 825 ms of 885 ms (93.2 %): faster, cold proven.`, and the tier."""
+    """`A hit on 2.7k tokens saves 825 ms of 885 ms (93.2 %): faster, cold proven.` and the tier."""
     effect = scenario.one_hit
     form = "brief_simulated" if scenario.simulated else "brief"
     if not scenario.comparable:
@@ -48,7 +48,7 @@ def headline(scenario: Scenario, words: Words) -> str:
 
 
 def worth(scenario: Scenario, effect: Effect, words: Words) -> str:
-    """The first sentence: what a hit saves of what, how that is judged, and whether cold is cold."""
+    """The first sentence: what a hit saves of what, how that is judged, whether cold is cold."""
     lower = effect.saved >= 0
     same = effect.verdict.word == "same"
     form = "brief_same" if same else "brief_saves" if lower else "brief_costs"
