@@ -15,9 +15,11 @@ from tests.simulated import FAST, Sim, kvsim
 
 from kvload.bodies import Prepared
 from kvload.console import Console
+from kvload.drafts import Began, RoundFacts
 from kvload.ideals import RoundIdeals
+from kvload.ledger import Ledger
 from kvload.stopping import ECHO_S, Stopping
-from kvload.writer import Began, RoundFacts, Writer
+from kvload.writer import Writer
 from kvpipe.records import Planned
 
 Shell = Callable[..., Done]
@@ -46,14 +48,14 @@ async def test_a_signal_that_comes_twice_at_once_is_one_order(
     died: list[int] = []
     monkeypatch.setattr("kvload.stopping.die_of", died.append)
     stopping, reasons = Stopping(Console(True)), list[str]()
-    stopping.on_stop = reasons.append
     stopping.listen()
 
-    await _handled(stopping, times=2)
-    assert (reasons, died) == (["SIGINT"], [])
+    with stopping.while_sending(reasons.append):
+        await _handled(stopping, times=2)
+        assert (reasons, died) == (["SIGINT"], [])
 
-    await asyncio.sleep(2 * ECHO_S)
-    await _handled(stopping, times=1)
+        await asyncio.sleep(2 * ECHO_S)
+        await _handled(stopping, times=1)
     deadline = time.monotonic() + 30
     while not died and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
@@ -84,7 +86,8 @@ def _writer() -> Writer:
     facts = RoundFacts(
         run_id="r", endpoint_url="u", api="chat", origin_ns=0, floor_tokens=None, keep_output=False
     )
-    return Writer(io.BytesIO(), facts, cast("RoundIdeals", Defective()), lambda _: None)
+    ideals = cast("RoundIdeals", Defective())
+    return Writer(facts, Ledger(io.BytesIO(), 0, ideals, lambda _: None))
 
 
 def test_what_kvplan_refuses_is_one_line(sh: Shell, sim: Sim) -> None:

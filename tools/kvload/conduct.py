@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from kvengine.saltprobe import SaltProbe
 from kvengine.urls import redact
+from kvload.alone import Alone
 from kvload.bodies import Dress, Prepared, prepare
 from kvload.client import Client, Target
 from kvload.console import Console
@@ -26,12 +27,16 @@ from kvload.controls import (
     salt_findings,
     warmup_findings,
 )
-from kvload.drive import Observe, Outcome, Round
+from kvload.drafts import RoundFacts
+from kvload.drive import Observe, Outcome
 from kvload.heads import run_head
 from kvload.health import client_health
 from kvload.horizon import fitted
 from kvload.ideals import EXACT, Namespace, RoundIdeals
-from kvload.load import planned_arrival
+from kvload.job import Job, Sender
+from kvload.ledger import Ledger
+from kvload.limits import check_open_files
+from kvload.load import check_workers, planned_arrival
 from kvload.namespaces import Salts
 from kvload.pacing import pace_of
 from kvload.plans import (
@@ -44,14 +49,13 @@ from kvload.plans import (
 from kvload.settings import Experiment, RoundPlan, rounds_of
 from kvload.site import Node, Site, salt_way, survey
 from kvload.stopping import Interrupted, Stopping
+from kvload.tally import Tally
 from kvload.warmup import Leg, warm_up
 from kvload.watch import SerialWatch, Watch
-from kvload.writer import RoundFacts, Tally, Writer
 from kvpipe.jsonl import write_record
 from kvpipe.process import Stopped, ToolError, UsageError
 from kvpipe.records import Arrival, Barrier, End, Planned, Reset, Run, SaltWay, Warmup
 
-FEW_CONNECTIONS = 64
 NO_WARMUP = Warmup(passes=0, settled=None)
 TITLES = {"cold": "🥶 Cold Start", "hit": "🔥 Cache Hit", "no_reuse": "no reuse (control)"}
 
@@ -85,7 +89,6 @@ class Turn:
     following: RoundPlan | None
     head: Run
     node: Node
-    client: Client
     prepared: list[Prepared]
     namespace: Namespace
     reuse: bool
@@ -94,8 +97,12 @@ class Turn:
 class Conductor:
     """Runs one experiment against the servers of its site."""
 
-    def __init__(self, experiment: Experiment, out: BinaryIO, console: Console) -> None:
+    def __init__(
+        self, experiment: Experiment, out: BinaryIO, console: Console, crew: Sender | None
+    ) -> None:
         self._experiment = experiment
+        self._sender: Sender
+        self._crew = crew
         self._out = out
         self._console = console
         self._stack = contextlib.AsyncExitStack()
@@ -132,6 +139,7 @@ class Conductor:
         for url in self._site.nodes:
             target = Target.parse(url, experiment.api, access.headers, access.api_key)
             self._clients[url] = Client(target, timeout_s=access.timeout_s)
+        self._sender = self._crew or Alone(self._clients)
         if not plans:
             first = experiment.endpoint(self._schedule()[0].round_num)
             plans = await unless(asyncio.to_thread(make_plans, experiment, first, self._site.model))
@@ -139,6 +147,8 @@ class Conductor:
             check_lengths(plan, self._site)
         arrival = arrival_for(experiment, plans)
         experiment = self._experiment = dataclasses.replace(experiment, arrival=arrival)
+        check_workers(arrival, experiment.workers)
+        check_open_files(arrival.concurrency or 1, experiment.workers)
         plans = [fitted(plan, experiment) for plan in plans]
         if needs_reset(experiment):
             await unless(preflight_reset(self._site))
@@ -242,7 +252,6 @@ class Conductor:
             following=following,
             head=run_head(experiment, node, plan.head, round_plan, repeat, dress, self._warmup),
             node=node,
-            client=self._clients[url],
             prepared=prepare(self._to_send(plan), dress),
             namespace=namespace,
             reuse=not each,
@@ -277,14 +286,11 @@ class Conductor:
         experiment, head = self._experiment, turn.head
         self._announce(turn)
         write_record(head, self._out)
-        serial = experiment.arrival.kind == "serial"
-        slots = 1 if serial else experiment.arrival.concurrency or FEW_CONNECTIONS
-        await turn.client.refresh()
-        await turn.client.open(min(len(turn.prepared), slots))
+        job = await self._job(turn)
         watch = Watch(self._site.watched(turn.node.endpoint_url))
-        await watch.begin(sample=not serial)
+        await watch.begin(sample=experiment.arrival.kind != "serial")
         origin_ns = time.perf_counter_ns()
-        tally, outcome = await self._drive(turn, origin_ns)
+        tally, outcome = await self._drive(turn, job, origin_ns)
         watch.stop_sampling()
         turn.namespace.close_round()
         barrier, reset = await self._settle(turn, outcome)
@@ -305,7 +311,7 @@ class Conductor:
             reset=reset,
             findings=warmup_findings(self._warmup)
             + salt_findings(self._salt_probe, self._salt_way),
-            client=client_health(outcome, tally, experiment.arrival, wall_s, turn.client.opened),
+            client=client_health(outcome, tally, experiment.arrival, wall_s),
         )
         write_record(end, self._out)
         self._limit(turn, outcome, wall_s)
@@ -315,7 +321,7 @@ class Conductor:
         self._account(end, tally, head.requests)
         return end.complete
 
-    async def _drive(self, turn: Turn, origin_ns: int) -> tuple[Tally, Outcome]:
+    async def _drive(self, turn: Turn, job: Job, origin_ns: int) -> tuple[Tally, Outcome]:
         """Send the round and write its request records."""
         experiment, head = self._experiment, turn.head
         ideals = RoundIdeals(
@@ -333,28 +339,33 @@ class Conductor:
             floor_tokens=turn.node.floor_tokens,
             keep_output=experiment.keep_output,
         )
-        observe = await self._observer(turn.node)
         self._console.begin(head.requests)
+        ledger = Ledger(
+            self._out,
+            origin_ns,
+            ideals,
+            lambda tally: self._console.progress(tally.done, tally.failed),
+        )
+        outcome = await self._sender.send(job, facts, ledger, self.stopping)
+        return ledger.tally, outcome
 
-        def written(tally: Tally) -> None:
-            self._console.progress(tally.done, tally.failed)
-
+    async def _job(self, turn: Turn) -> Job:
+        """What is sent and at which pace, with connections opened for it."""
+        experiment = self._experiment
         planned = [item.planned for item in turn.prepared]
         pace = pace_of(experiment.arrival, planned, experiment.seed)
         if self._sent_first is not None:
             pace = dataclasses.replace(pace, until_ns=None)
-        with Writer(self._out, facts, ideals, written) as writer:
-            driver = Round(turn.client, writer, pace, observe)
-            self.stopping.on_stop = driver.stop
-            if self.stopping.reason is not None:
-                driver.stop(self.stopping.reason)
-            fresh = asyncio.create_task(turn.client.keep_fresh())
-            try:
-                outcome = await driver.run(turn.prepared)
-            finally:
-                fresh.cancel()
-                self.stopping.on_stop = None
-        return writer.tally, outcome
+        job = Job(
+            url=turn.node.endpoint_url,
+            api=experiment.api,
+            access=experiment.access,
+            prepared=turn.prepared,
+            pace=pace,
+            observe=await self._observer(turn.node),
+        )
+        await self._sender.ready(job)
+        return job
 
     async def _observer(self, node: Node) -> Observe | None:
         """Serially, the endpoint's counters tell the tier of every single request."""
@@ -435,9 +446,14 @@ def check_lengths(plan: RepeatPlan, site: Site) -> None:
                 )
 
 
-async def conduct(experiment: Experiment, out: BinaryIO, console: Console) -> Totals:
-    """Run one experiment; Stopped after a signal, ToolError if it could not begin."""
-    conductor = Conductor(experiment, out, console)
+async def conduct(
+    experiment: Experiment, out: BinaryIO, console: Console, crew: Sender | None = None
+) -> Totals:
+    """Run one experiment; Stopped after a signal, ToolError if it could not begin.
+
+    `crew`: workers that send its rounds; without them this process does.
+    """
+    conductor = Conductor(experiment, out, console, crew)
     try:
         await conductor.run()
     except Interrupted:

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from kvload.bodies import Prepared
 from kvload.client import Client, Exchange
+from kvload.drafts import Began, Ended, Served
 from kvload.pacing import Pace
-from kvload.writer import Began, Ended, Served
+from kvload.quantiles import quantile
 
 LAG_TICK_S = 0.02
 TICK_NS = 1_000_000
@@ -25,6 +26,7 @@ HOPELESS_FAILURES = 5  # connections refused in a row: nobody is there any more
 
 now_ns = time.perf_counter_ns
 
+Begin = Callable[[], Awaitable[int]]
 Observe = Callable[[], Awaitable[Served | None]]
 
 
@@ -33,6 +35,9 @@ class Sink(Protocol):
 
     def put(self, item: Began | Ended, /) -> None:
         """Take an event."""
+
+    def tick(self, at_ns: int, /) -> None:
+        """Whatever happened before was put before."""
 
     @property
     def ended(self) -> bool:
@@ -48,7 +53,9 @@ class Outcome:
     begun: list[int] = field(default_factory=list)
     last_end_ns: int | None = None
     cpu_s: float = 0.0
-    loop_lag_s: list[float] = field(default_factory=list)
+    lag_p99_s: float | None = None
+    lag_max_s: float | None = None
+    opened: int = 0
 
 
 class Gate:
@@ -72,20 +79,30 @@ class Gate:
 
 
 class Round:
-    """One round in flight."""
+    """One round in flight, or one worker's share of it.
+
+    `awaits`: requests of other workers that some of ours wait for; `passed` says that one has
+    ended. `on_gate` is called with each ended request of ours that somebody may wait for.
+    """
 
     def __init__(
         self,
         client: Client,
         sink: Sink,
         pace: Pace,
-        observe: Observe | None,
+        observe: Observe | None = None,
+        *,
+        awaits: Collection[int] = (),
+        on_gate: Callable[[int, int], None] | None = None,
     ) -> None:
         self._client = client
         self._sink = sink
         self._pace = pace
         self._observe = observe
-        self._gates: dict[int, Gate] = {}
+        self._on_gate = on_gate
+        self._lag_s: list[float] = []
+        self._until_ns: int | None = None
+        self._gates: dict[int, Gate] = {index: Gate() for index in awaits}
         self._slots = None if pace.slots is None else asyncio.Semaphore(pace.slots)
         self._freed_ns = 0
         self._refused = 0
@@ -103,16 +120,24 @@ class Round:
             for task in self._flying:
                 task.cancel()
 
-    async def run(self, prepared: Sequence[Prepared], origin_ns: int | None = None) -> Outcome:
-        """Send every request and wait for every answer; the schedule begins now or as told."""
+    def passed(self, index: int, at_ns: int) -> None:
+        """Another worker's request has ended."""
+        if index in self._gates:
+            self._gates[index].open(at_ns)
+
+    async def run(self, prepared: Sequence[Prepared], begin: Begin | None = None) -> Outcome:
+        """Send every request and wait for every answer.
+
+        The schedule begins at once, or when `begin` says, which is asked when all is prepared.
+        """
         known = {item.planned.index for item in prepared}
         awaited = {item.planned.after for item in prepared}
-        self._gates = {after: Gate() for after in awaited if after in known}
+        self._gates |= {after: Gate() for after in awaited if after in known}
         cpu = time.process_time()
         lag = asyncio.create_task(self._watch_loop())
         dispatch = self._closed if self._pace.due_ns is None else self._open
         with garbage_kept():
-            origin_ns = now_ns() if origin_ns is None else origin_ns
+            origin_ns = now_ns() if begin is None else await begin()
             self._dispatcher = asyncio.create_task(dispatch(prepared, origin_ns))
             await asyncio.wait([self._dispatcher])
             while self._flying:
@@ -120,6 +145,8 @@ class Round:
         lag.cancel()
         self.outcome.cpu_s = time.process_time() - cpu
         self.outcome.stopped = self._stop
+        self.outcome.lag_p99_s = quantile(self._lag_s, 0.99)
+        self.outcome.lag_max_s = max(self._lag_s, default=None)
         dispatcher = self._dispatcher
         if not dispatcher.cancelled() and (error := dispatcher.exception()) is not None:
             raise error
@@ -128,17 +155,19 @@ class Round:
     async def _closed(self, prepared: Sequence[Prepared], origin_ns: int) -> None:
         """In the plan's order: what is not ready holds up what stands behind it."""
         pace, slots = self._pace, self._slots
-        until_ns = None if pace.until_ns is None else origin_ns + pace.until_ns
+        if pace.until_ns is not None:
+            self._until_ns = origin_ns + pace.until_ns
         for number, item in enumerate(prepared):
             if pace.stagger_ns and pace.slots is not None and number < pace.slots:
-                await sleep_until(origin_ns + number * pace.stagger_ns)
-            await self._free(item)
+                await sleep_until(origin_ns + pace.first_ns + number * pace.stagger_ns)
+            if await self._free(item) is None:
+                return
             if slots is not None:
                 await slots.acquire()
-            if self._stop is not None or (until_ns is not None and now_ns() >= until_ns):
+            if self._stop is not None or self._left_s() == 0:
                 return
             self._start(self._one(item, None, None))
-        self.outcome.ran_out = until_ns is not None
+        self.outcome.ran_out = self._until_ns is not None
 
     async def _open(self, prepared: Sequence[Prepared], origin_ns: int) -> None:
         """Each at its time; what has to wait then waits alone."""
@@ -151,7 +180,7 @@ class Round:
 
     async def _when_free(self, item: Prepared, due_ns: int) -> None:
         """A request that is due: what it waits for is the load's lateness, and not the client's."""
-        free_ns = await self._free(item)
+        free_ns = await self._free(item) or 0
         if item.planned.turn is not None:
             due_ns = max(due_ns, free_ns)  # nobody types the next turn before he has read this one
         ready_ns = max(due_ns, free_ns)
@@ -161,16 +190,26 @@ class Round:
             ready_ns = max(ready_ns, self._freed_ns) if full else ready_ns
         await self._one(item, due_ns, ready_ns)
 
-    async def _free(self, item: Prepared) -> int:
-        """Wait for the request that must have ended, and for think time; since when it is so."""
+    async def _free(self, item: Prepared) -> int | None:
+        """Wait for the request that must have ended, and for think time; since when it is so.
+
+        None: it was not so before the round's time was over.
+        """
         after = item.planned.after
         if after is None or after not in self._gates:
             return 0
-        free_ns = await self._gates[after].passed()
+        try:
+            free_ns = await asyncio.wait_for(self._gates[after].passed(), self._left_s())
+        except TimeoutError:
+            return None
         if self._pace.think_ns and item.planned.turn is not None:
             free_ns += self._pace.think_ns
             await sleep_until(free_ns)
         return free_ns
+
+    def _left_s(self) -> float | None:
+        """Seconds until nothing may be begun any more; null: there is no end."""
+        return None if self._until_ns is None else max(0, self._until_ns - now_ns()) / 1e9
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -205,6 +244,8 @@ class Round:
             self._freed_ns = now_ns()
             if index in self._gates:
                 self._gates[index].open(self._freed_ns)
+            if self._on_gate is not None:
+                self._on_gate(index, self._freed_ns)
             if self._slots is not None:
                 self._slots.release()
 
@@ -221,7 +262,8 @@ class Round:
         while True:
             asked = time.perf_counter() + LAG_TICK_S
             await asyncio.sleep(LAG_TICK_S)
-            self.outcome.loop_lag_s.append(max(0.0, time.perf_counter() - asked))
+            self._lag_s.append(max(0.0, time.perf_counter() - asked))
+            self._sink.tick(now_ns())
 
 
 def in_time(due_ns: Sequence[int], prepared: Sequence[Prepared]) -> list[tuple[int, Prepared]]:

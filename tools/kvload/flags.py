@@ -103,6 +103,8 @@ def _load_flags(group: argparse._ArgumentGroup) -> None:
         " 30s@1,60s@5..20,30s@20")  # fmt: skip
     add("--duration", type=positive, metavar="S", help="nothing is sent after S seconds; what"
         " runs is waited for")  # fmt: skip
+    add("--workers", type=count, default=1, metavar="N", help="processes that share the load, on"
+        " one schedule and into one stream of records (default: 1)")  # fmt: skip
     add("--think", type=positive, metavar="S", help="seconds between the end of a"
         " conversation's turn and its next one")  # fmt: skip
 

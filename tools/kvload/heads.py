@@ -61,6 +61,7 @@ def run_head(
         block_tokens=node.block_tokens,
         chunk_tokens=experiment.chunk_tokens,
         warmup=warmup,
+        workers=experiment.workers,
         calibration=experiment.calibration,
         config=experiment.config,
         config_sha256=config_sha256(experiment.config),

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from kvload.arrivals import mean_rate
 from kvload.drive import Outcome
-from kvload.writer import Tally
+from kvload.quantiles import quantile
+from kvload.tally import Tally
 from kvpipe.records import Arrival, ClientHealth
 
 
-def client_health(
-    outcome: Outcome, tally: Tally, arrival: Arrival, wall_s: float, opened: int
-) -> ClientHealth:
+def client_health(outcome: Outcome, tally: Tally, arrival: Arrival, wall_s: float) -> ClientHealth:
     """Of one round; a figure without observations is null.
 
     The achieved rate of an open loop ends with the last request sent: the answers behind it are the
@@ -22,8 +19,8 @@ def client_health(
     return ClientHealth(
         lateness_p50_s=quantile(tally.lateness_s, 0.5),
         lateness_p99_s=quantile(tally.lateness_s, 0.99),
-        loop_lag_p99_s=quantile(outcome.loop_lag_s, 0.99),
-        loop_lag_max_s=max(outcome.loop_lag_s, default=None),
+        loop_lag_p99_s=outcome.lag_p99_s,
+        loop_lag_max_s=outcome.lag_max_s,
         stamp_lag_p99_s=quantile(tally.stamp_lag_s, 0.99),
         cpu_s=outcome.cpu_s,
         cpu_ratio=outcome.cpu_s / wall_s if wall_s > 0 else None,
@@ -31,16 +28,5 @@ def client_health(
         asked_rps=mean_rate(arrival),
         achieved_rps=tally.sent_rps if arrival.kind not in ("serial", "closed") else whole_rps,
         achieved_concurrency=tally.in_flight_ns / 1e9 / wall_s if wall_s > 0 else None,
-        connections_opened=opened,
+        connections_opened=outcome.opened,
     )
-
-
-def quantile(values: Sequence[float], share: float) -> float | None:
-    """Quantile by linear interpolation; null without values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

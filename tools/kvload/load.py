@@ -93,6 +93,21 @@ def planned_arrival(asked: Arrival, max_concurrency: int | None) -> Arrival:
     )
 
 
+def check_workers(arrival: Arrival, workers: int) -> None:
+    """UsageError unless there is something to do for each of several workers."""
+    if workers == 1:
+        return
+    if arrival.kind == "serial":
+        raise UsageError(
+            "--workers share a load: one request at a time is none (give --concurrency or --rate)"
+        )
+    if arrival.concurrency is not None and arrival.concurrency < workers:
+        raise UsageError(
+            f"--workers {workers} need a slot each, and there are {arrival.concurrency}: fewer"
+            " workers, or a higher --concurrency or --max-concurrency"
+        )
+
+
 def requests_for(arrival: Arrival, seed: int) -> int | None:
     """How many requests an open loop with an end has; null where the plan decides.
 

@@ -14,11 +14,14 @@ class Pace:
     """When the requests of a round may go. Times in ns from the round's start.
 
     `due_ns`: one per request; null: a closed loop, where a free slot is what a request waits for.
-    `slots`: requests in flight at most; null: no limit. `until_ns`: nothing is begun after it.
+    `slots`: requests in flight at most; null: no limit. `first_ns`, `stagger_ns`: when the first
+    slot of a closed loop starts, and how long after it the next one. `until_ns`: nothing is begun
+    after it.
     """
 
     due_ns: Sequence[int] | None
     slots: int | None
+    first_ns: int = 0
     stagger_ns: int = 0
     think_ns: int = 0
     until_ns: int | None = None

@@ -116,6 +116,7 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         chunk_tokens=config.chunk_tokens if config else None,
         arrival=arrival,
         max_concurrency=args.max_concurrency,
+        workers=args.workers,
         warmup_passes=_first(args.warmup, None, 3),
         max_failures=args.max_failures,
         keep_output=args.keep_output,

@@ -60,6 +60,7 @@ class Experiment:
     chunk_tokens: int | None
     arrival: Arrival
     max_concurrency: int | None
+    workers: int
     warmup_passes: int
     max_failures: int
     keep_output: bool

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from kvload.console import Console
@@ -28,7 +29,7 @@ class Stopping:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._waiting: asyncio.Task[Any] | None = None
-        self.on_stop: Callable[[str], None] | None = None
+        self._on_stop: Callable[[str], object] | None = None
         self.signum: int | None = None
         self._came = 0.0
 
@@ -57,6 +58,17 @@ class Stopping:
         finally:
             self._waiting = None
 
+    @contextlib.contextmanager
+    def while_sending(self, stop: Callable[[str], object]) -> Iterator[None]:
+        """Call `stop` when a signal comes, at once if one has come already."""
+        self._on_stop = stop
+        if self.reason is not None:
+            stop(self.reason)
+        try:
+            yield
+        finally:
+            self._on_stop = None
+
     def _on_signal(self, signum: int) -> None:
         if self.signum is not None:
             if signum == self.signum and time.monotonic() - self._came < ECHO_S:
@@ -64,7 +76,7 @@ class Stopping:
             die_of(signum)
         self.signum, self._came = signum, time.monotonic()
         self._console.say("stopping: what was measured is being written (again: at once)")
-        if self.on_stop is not None:
-            self.on_stop(signal.Signals(signum).name)
+        if self._on_stop is not None:
+            self._on_stop(signal.Signals(signum).name)
         elif self._waiting is not None:
             self._waiting.cancel()

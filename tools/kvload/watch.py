@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from kvengine.counters import GAUGES, Snapshot, delta, gauge, snapshot
 from kvengine.server import Server, Unreachable
+from kvload.drafts import Served
 from kvload.site import Watched
-from kvload.writer import Served
 from kvpipe.records import ServerMetrics
 
 SAMPLE_S = 1.0
