@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,32 @@ Key = tuple[str | int, ...]
 class Config:
     """A checked config: its value, and where each key stands in the file."""
 
-    def __init__(self, path: Path, value: dict[str, Any], lines: dict[Key, int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        value: dict[str, Any],
+        lines: dict[Key, int],
+        origins: dict[Key, Key] | None = None,
+    ) -> None:
         self.path = path
         self.value = value
         self._lines = lines
+        self._origins = origins
+
+    def made_of(self, value: dict[str, Any], origins: dict[Key, Key]) -> Config:
+        """A config that was put together from pieces of this one; `origins` says which key is from
+        which, the empty key standing for all others. Complaints name the piece."""
+        return Config(self.path, value, self._lines, origins)
+
+    def _origin(self, key: Key) -> Key:
+        if self._origins is None:
+            return key
+        end = next(end for end in range(len(key), -1, -1) if key[:end] in self._origins)
+        return (*self._origins[key[:end]], *key[end:])
 
     def place(self, *key: str | int) -> str:
         """`file:line: 'a.b'` of a key, or of the nearest key above it."""
-        found = key
+        key = found = self._origin(key)
         while found and found not in self._lines:
             found = found[:-1]
         return f"{self.path}:{self._lines.get(found, 1)}: '{'.'.join(map(str, key))}'"
@@ -45,7 +64,7 @@ class Config:
 
         problem = best_match(Draft202012Validator(schema).iter_errors(self.value))
         if problem is not None:
-            raise self.error(_words(problem), *problem.absolute_path)
+            raise self.error(_words(problem), *problem.absolute_path, *_unknown_key(problem))
 
 
 def load_checked(path: str | Path, schema: str) -> Config:
@@ -105,6 +124,19 @@ def _plain_keys(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain_keys(item) for item in value]
     return value
+
+
+def _unknown_key(problem: ValidationError) -> list[str]:
+    """The key that no schema knows, which is what the complaint is about and not its mapping."""
+    if problem.validator != "additionalProperties" or not isinstance(problem.schema, dict):
+        return []
+    known = problem.schema.get("properties", {})
+    patterns = problem.schema.get("patternProperties", {})
+    return [
+        key
+        for key in problem.instance
+        if key not in known and not any(re.search(pattern, key) for pattern in patterns)
+    ][:1]
 
 
 def _words(problem: ValidationError) -> str:

@@ -175,7 +175,7 @@ test_scenarios:
         ("proxy: {url: 'http://NODE_A:8000/v1'}", r":1: 'proxy\.url': the placeholder NODE_A"),
         ("mooncake:\n  metadata_server_url: http://HOST:8080/m", r":2: .*placeholder HOST"),
         ("isolation:\n  commands: ['reboot']", r":2: .*give them with --command"),
-        ("isolation: {engine: [a]}", r":1: 'isolation'.*known keys"),
+        ("isolation: {engine: [a]}", r":1: 'isolation.engine': .*known keys"),
         ("- a list", ":1: a mapping of keys is expected"),
         ("a: [", r":1: not YAML|:2: not YAML"),
     ],

@@ -106,7 +106,7 @@ def test_a_machine_alone_is_the_documents_proxy(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("rounds: 0\n", "run.yaml:1: 'rounds': 0 is less than the minimum of 1"),
-        ("round: 2\n", "run.yaml:1: '': Additional properties are not allowed ('round'"),
+        ("round: 2\n", "run.yaml:1: 'round': Additional properties are not allowed ('round'"),
         ("rounds: 2\nrounds: 3\n", "run.yaml:2: 'rounds' stands twice"),
         ("a: [1\n", "run.yaml:2: not YAML"),
         ("- 1\n", "run.yaml:1: a mapping of keys"),

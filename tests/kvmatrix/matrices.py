@@ -29,6 +29,10 @@ RUN_CONFIG: dict[str, Any] = {
 }
 
 
+REPORTS = ["md", "json", "text"]
+"""Charts take longer to draw than a repeat to run; one test has them."""
+
+
 def clean_environment() -> dict[str, str]:
     """Without what a make around the tests has left there."""
     return {
@@ -50,7 +54,7 @@ class Site:
         return name
 
     def matrix(self, scenarios: list[dict[str, Any]], name: str = "m.yaml", **keys: Any) -> Path:
-        value = {"output_dir": "out", "test_scenarios": scenarios} | keys
+        value = {"output_dir": "out", "formats": REPORTS, "test_scenarios": scenarios} | keys
         path = self.folder / name
         path.write_text(json.dumps(value, ensure_ascii=True), encoding="utf-8")
         return path
@@ -88,7 +92,7 @@ class Site:
     def stats(self, out: str = "out") -> list[dict[str, Any]]:
         """Every line of every scenario's statistics."""
         files = sorted((self.folder / out).glob("*/stats.json"))
-        return [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
+        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
 MAKE = f"make --no-print-directory -C {ROOT} -o .venv/installed.stamp"

@@ -48,8 +48,8 @@ def refusal(path: Path, **flags: bool) -> str:
         ),
         (
             "test_scenarios:\n- {name: a, config_file: c.yaml, scenario: cold_start}\nrepeat: 2\n",
-            1,
-            "known keys: .*repeats",
+            3,
+            "'repeat': .*known keys: .*repeats",
         ),
         (
             "test_scenarios:\n- {name: a, config_file: gone.yaml, scenario: cold_start}\n",

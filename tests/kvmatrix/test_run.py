@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def test_the_lines_of_make_n_can_be_pasted_into_bash(site: Site, quick: Sim) -> 
     status, lines = site.run(f"{MAKE} -n matrix CONFIG={paths['pasted']} 2>/dev/null")
     assert status == 0
     assert not (site.folder / "pasted").exists(), "make -n ran something"
-    assert len(re.findall(r"^kvload ", lines, re.M)) == 2
+    assert len(re.findall(r"^setpriv --pdeathsig TERM kvload ", lines, re.M)) == 2
     (site.folder / "lines").write_text(lines, encoding="utf-8")
     status, said = site.run("bash lines")  # as somebody's shell has it: without -e or pipefail
     assert "2 succeeded, 0 failed" in said
@@ -273,9 +274,14 @@ def test_a_clearing_that_is_shown_taints_nothing_and_commands_need_a_word(site: 
 # --- stopped -------------------------------------------------------------------------------------
 
 
-def wait_for(path: Path, pattern: str, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not list(path.glob(pattern)):
+def at_work(path: Path) -> bool:
+    """Whether somebody has written there."""
+    return path.stat().st_size > 0
+
+
+def wait_for(path: Path, pattern: str, ready: Callable[[Path], bool] = Path.exists) -> None:
+    end = time.monotonic() + 60
+    while not any(ready(found) for found in path.glob(pattern)):
         assert time.monotonic() < end, f"{pattern} did not appear"
         time.sleep(0.02)
 
@@ -296,16 +302,46 @@ def test_an_interrupted_matrix_is_resumed(site: Site, quick: Sim, signum: int) -
     assert len(list((site.folder / "out").glob("plain*/repeat-1/attempt-2"))) == 1
 
 
-def test_processes_that_outlive_make_are_waited_for(site: Site, quick: Sim) -> None:
-    """kill -9 of make alone: kvload goes on; two of them must not share an engine."""
-    site.config("c.yaml", quick.url, pause_between_rounds=1)
+def processes_of(site: Site) -> list[str]:
+    """Command lines of what is at work in the site's folder, kvload's first word apart."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cwd").resolve() == site.folder:
+                found.append((folder / "cmdline").read_text(errors="replace").replace("\0", " "))
+    return [line for line in found if "kvload" in line and "bash" not in line]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_step_started_dies_with_its_make(site: Site, quick: Sim, signum: int) -> None:
+    """Of make alone, not of its process group: the kernel tells the recipe, and that kvload."""
+    site.config("c.yaml", quick.url, pause_between_rounds=60)
     site.matrix([scenario(PLAIN, "c.yaml")], repeats=1)
     with site.start("kvmatrix m.yaml -q > rules.mk; exec make -f rules.mk") as process:
+        wait_for(site.folder, "out/*/repeat-1/attempt-1.part/run.jsonl", at_work)
+        assert processes_of(site)
+        process.send_signal(signum)
+        end = time.monotonic() + 50  # less than the pause between rounds
+        while processes_of(site):
+            assert time.monotonic() < end, processes_of(site)
+            time.sleep(0.05)
+        process.communicate(timeout=60)
+    assert process.returncode == -signum
+    assert not site.runs()
+    site.config("c.yaml", quick.url, pause_between_rounds=0)
+    status, said = site.make()
+    assert status == 0, said
+    assert len(site.runs()) == 1
+
+
+def test_two_makes_never_share_an_engine(site: Site, quick: Sim) -> None:
+    site.config("c.yaml", quick.url, pause_between_rounds=1)
+    site.matrix([scenario(PLAIN, "c.yaml")], repeats=1)
+    with site.start("kvmatrix m.yaml -q | make -f -") as process:
         wait_for(site.folder, "out/*/repeat-1/attempt-1.part/run.jsonl")
-        process.kill()
         status, said = site.make()
         process.communicate(timeout=60)
-    assert status == 0, said
+    assert (process.returncode, status) == (0, 0), said
     assert "waiting until it has ended" in said
     assert "done meanwhile" in said
     assert [path.parent.name for path in site.runs()] == ["attempt-1"]

@@ -66,7 +66,7 @@ def _isolation(matrix: Config, run: Config, key: str) -> Any:
         if found is not None:
             for index, item in enumerate(found if isinstance(found, list) else []):
                 if key != "commands":
-                    _refuse_placeholder(config, item, "isolation", key, index)
+                    refuse_placeholder(config, item, "isolation", key, index)
             return found
     return None
 
@@ -86,12 +86,13 @@ def _mooncake(matrix: Config, run: Config, key: str) -> str | None:
     for config in (run, matrix):
         found = config.value.get("mooncake", {}).get(key)
         if found:
-            _refuse_placeholder(config, found, "mooncake", key)
+            refuse_placeholder(config, found, "mooncake", key)
             return str(found)
     return None
 
 
-def _refuse_placeholder(config: Config, text: str, *key: str | int) -> None:
+def refuse_placeholder(config: Config, text: str, *key: str | int) -> None:
+    """ToolError if an example's placeholder is still in an address."""
     mark = placeholder_in(text)
     if mark is not None:
         raise config.error(f"the placeholder {mark} is still there: write the real address", *key)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmatrix.clearing import Clearing
+from kvmatrix.overrides import OVERRIDES
 
 PREFILL_TPS = 5_000.0  # prompt tokens a second: a 7B model on one large GPU, roughly
 TOKEN_S = 0.02  # seconds an output token
@@ -62,20 +63,20 @@ def shape_of(
 ) -> Shape:
     """The shape of one scenario: the matrix' keys, then the run config's, then the defaults."""
     settings = run.get("scenarios", {}).get(entry["scenario"], {}) | {
-        key: entry[key] for key in ("rounds", "concurrency", "requests", "tier") if key in entry
+        key: entry[key] for key in OVERRIDES if key in entry
     }
     requests = settings.get("requests", REQUESTS)
     rounds = settings.get("rounds", run.get("rounds", ROUNDS))
     contexts = settings.get("context_tokens")
     return Shape(
-        requests=requests + max(3, round(requests * 0.05)),
+        requests=requests + settings.get("sentinels", max(3, round(requests * 0.05))),
         prompt_tokens=_middle(contexts) if contexts else PROMPT_TOKENS[entry["scenario"]],
         output_tokens=settings.get("output_tokens", _max_tokens(run)),
         concurrency=settings.get("concurrency", 1),
         rate_rps=None if "concurrency" in entry else settings.get("rate"),
         rounds=rounds,
         controls=int(rounds >= 2 and salted),
-        pause_s=run.get("pause_between_rounds", PAUSE_S),
+        pause_s=settings.get("pause_between_rounds", run.get("pause_between_rounds", PAUSE_S)),
         clear_s=CLEAR_S + clearing.wait_s if clearing else 0.0,
         tier=settings.get("tier", run.get("tier")),
     )

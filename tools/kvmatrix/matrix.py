@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kvmatrix.between import between_of
 from kvmatrix.clearing import Clearing, clearing_of
 from kvmatrix.endpoints import endpoints_of, mode_of
 from kvmatrix.estimate import Shape, shape_of
+from kvmatrix.grid import Wanted, cells_of
+from kvmatrix.overrides import check_load, flags_of
 from kvmatrix.quoting import UNSAFE_IN_RULES, shown, slug
 from kvpipe.process import ToolError
-from kvschemas.checked import Config, load_checked
+from kvschemas.checked import Config, Key, load_checked
 
 OUTPUT_DIR = "test_results_multi"  # the documents' name
 REPEATS = 3
@@ -26,7 +30,10 @@ class Scenario:
     name: str
     slug: str
     scenario: str
-    config: Path
+    config: Path | None
+    """Its run config's file; None: it was made of pieces of the matrix, and is `settings`."""
+    settings: dict[str, Any]
+    """The run config."""
     overrides: tuple[str, ...]
     """kvload's flags that beat the config's keys."""
     control: bool
@@ -49,6 +56,10 @@ class Matrix:
     seed: int
     on_unverified: Literal["fail", "continue"]
     clears: bool
+    formats: tuple[str, ...]
+    """Of the report; empty: all that kvreport has."""
+    between: tuple[tuple[str, ...], ...]
+    """kvclear's flags for the user's own steps before each scenario; one call each."""
     scenarios: tuple[Scenario, ...]
 
 
@@ -63,11 +74,32 @@ def read_matrix(path: str, *, allow_commands: bool) -> Matrix:
         seed=value.get("seed", 1),
         on_unverified=value.get("on_unverified", "fail"),
         clears=value.get("clear_cache_between_scenarios", True),
-        scenarios=tuple(
-            _scenario(config, index, allow_commands)
-            for index in range(len(value["test_scenarios"]))
-        ),
+        formats=tuple(value.get("formats", ())),
+        between=between_of(config, allow_commands=allow_commands),
+        scenarios=tuple(_scenario(config, wanted, allow_commands) for wanted in _distinct(config)),
     )
+
+
+def _distinct(matrix: Config) -> Iterator[Wanted]:
+    """What is listed, then the cells of the grid; each has a name of its own."""
+    seen: set[str] = set()
+    for wanted in (*_listed(matrix), *cells_of(matrix)):
+        name = wanted.entry["name"]
+        _check_name(matrix, name, (*wanted.key, "name"))
+        if name in seen:
+            raise matrix.error(
+                f"{shown(name)} stands twice: results go by name, so each has one",
+                *(*wanted.key, "name"),
+            )
+        seen.add(name)
+        yield wanted
+
+
+def _listed(matrix: Config) -> Iterator[Wanted]:
+    for index, entry in enumerate(matrix.value.get("test_scenarios", [])):
+        key = ("test_scenarios", index)
+        _check_name(matrix, entry["name"], (*key, "name"))
+        yield Wanted(entry=entry, key=key, run=_run_config(matrix, index), made=False)
 
 
 def _output_dir(config: Config) -> Path:
@@ -82,22 +114,13 @@ def _output_dir(config: Config) -> Path:
     return Path(text)
 
 
-def _scenario(matrix: Config, index: int, allow_commands: bool) -> Scenario:
-    entry = matrix.value["test_scenarios"][index]
-    key = ("test_scenarios", index)
-    name = _name(matrix, index)
-    run = _run_config(matrix, index)
+def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
+    entry, run = wanted.entry, wanted.run
     mode = mode_of(run)
     endpoints = endpoints_of(run, mode)
     settings = run.value.get("scenarios", {}).get(entry["scenario"], {})
-    tier = entry.get("tier", settings.get("tier", run.value.get("tier")))
-    if tier == "remote" and len(set(endpoints.values())) < 2:
-        raise matrix.error(
-            f"tier remote needs round 2 on another endpoint, but {run.path} has one:"
-            " add endpoints_per_round there",
-            *key,
-            "tier" if "tier" in entry else "config_file",
-        )
+    _check_tier(matrix, wanted, endpoints, settings)
+    check_load(matrix, wanted.key, entry, settings)
     clearing = clearing_of(matrix, run, endpoints, allow_commands=allow_commands)
     salt = _salt(matrix, run)
     shape = shape_of(entry, run.value, clearing, salted=salt != "none")
@@ -109,18 +132,16 @@ def _scenario(matrix: Config, index: int, allow_commands: bool) -> Scenario:
         "salt": salt,
         "seed": seed,
     }
+    if between := matrix.value.get("between"):
+        decides["between"] = between
     return Scenario(
-        name=name,
-        slug=slug(name),
+        name=entry["name"],
+        slug=slug(entry["name"]),
         scenario=entry["scenario"],
-        config=run.path,
+        config=None if wanted.made else run.path,
+        settings=run.value,
         overrides=(
-            *(
-                text
-                for flag in ("rounds", "concurrency", "requests", "tier")
-                if flag in entry
-                for text in (f"--{flag}", str(entry[flag]))
-            ),
+            *flags_of(entry),
             *("--seed", str(seed)),
             *(_engines_for_load(clearing, run) if clearing else ()),
         ),
@@ -132,20 +153,31 @@ def _scenario(matrix: Config, index: int, allow_commands: bool) -> Scenario:
     )
 
 
-def _name(matrix: Config, index: int) -> str:
-    """The scenario's name, if nothing forbids it: it becomes an argument and a label."""
-    entries = matrix.value["test_scenarios"]
-    name: str = entries[index]["name"]
-    key = ("test_scenarios", index, "name")
+def _check_tier(
+    matrix: Config, wanted: Wanted, endpoints: dict[int, str], settings: dict[str, Any]
+) -> None:
+    tier = wanted.entry.get("tier", settings.get("tier", wanted.run.value.get("tier")))
+    if tier == "remote" and len(set(endpoints.values())) < 2:
+        if wanted.made:
+            raise wanted.run.error(
+                "tier remote needs round 2 on another endpoint: add endpoints_per_round", "tier"
+            )
+        raise matrix.error(
+            f"tier remote needs round 2 on another endpoint, but {wanted.run.path} has one:"
+            " add endpoints_per_round there",
+            *wanted.key,
+            "tier" if "tier" in wanted.entry else "config_file",
+        )
+
+
+def _check_name(matrix: Config, name: str, key: Key) -> None:
+    """ToolError for a name that cannot become an argument and a label."""
     if "\0" in name:
         raise matrix.error("no program can be given a name with a NUL in it", *key)
     try:
         name.encode()
     except UnicodeEncodeError as error:
         raise matrix.error("half a surrogate pair is no character", *key) from error
-    if any(entry["name"] == name for entry in entries[:index]):
-        raise matrix.error(f"{shown(name)} stands twice: results go by name, so each has one", *key)
-    return name
 
 
 def _run_config(matrix: Config, index: int) -> Config:

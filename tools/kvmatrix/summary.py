@@ -78,7 +78,7 @@ def _unverified(attempts: Attempts) -> str | None:
 def _findings(stats: Path) -> list[str]:
     """Codes of the findings that taint a scenario, in the order of their first appearance."""
     try:
-        lines = stats.read_text(encoding="utf-8").splitlines()
+        lines = stats.read_bytes().splitlines()  # of text: a name may have a U+2028
         rounds: list[dict[str, Any]] = [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return []
