@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         EXAMPLES,
         usage="kvreport [[LABEL=]FILE ...] [--format FORMAT ...] [-o DIR]\n"
         "                [--target NAME=VALUE ...] [--baseline NAME]\n"
-        "                [--until W%% [--until-max N] [--until-first N]]",
+        "                [--until W%% [--until-max N] [--until-first N]] [--audit]",
     )
     made.add_argument(
         "files",
@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         "--baseline", metavar="NAME", help="set every other scenario against this one"
     )
     _add_until(made)
+    made.add_argument(
+        "--audit",
+        action="store_true",
+        help="read records too (plan, run, request, server_metrics, end, round_stats, a report as "
+        "JSON), derive the verdict from them alone, and say what disagrees; text, md or json",
+    )
     made.add_argument(
         "--color",
         choices=("auto", "always", "never"),
@@ -116,6 +122,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The report on stdout or in files; 1 if a named target failed or something had no partner."""
     options = parser().parse_args(argv)
     formats: list[str] = list(dict.fromkeys(options.format or ()))
+    if options.audit:
+        return _audit(options, formats)
     if len(formats) > 1 and not options.output:
         raise UsageError("several formats need -o DIR: stdout takes one")
     if not options.output and {"png", "all"} & {*formats}:
@@ -127,6 +135,17 @@ def run(argv: Sequence[str] | None = None) -> int:
     else:
         output.to_stdout(formats[0] if formats else "text")
     return _status(output.conclusion)
+
+
+def _audit(options: argparse.Namespace, formats: list[str]) -> int:
+    """The audit on stdout; 1 if anything disagrees."""
+    from kvreport.audit import output
+    from kvreport.targets import parse
+
+    if options.output or len(formats) > 1 or not set(formats) <= set(output.FORMATS):
+        raise UsageError(f"--audit writes one of {', '.join(output.FORMATS)} to stdout")
+    form = formats[0] if formats else "text"
+    return output.run(options.files, parse(options.target), form, colour=options.color)
 
 
 def _output(options: argparse.Namespace) -> Output:

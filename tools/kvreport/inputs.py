@@ -81,7 +81,7 @@ def read_file(path: str) -> Inputs:
     with open_lines(path) as (name, stream):
         data = stream.read()
     inputs = Inputs(rounds=[], searches=[])
-    for place, piece in _pieces(data, name):
+    for place, piece in pieces(data, name):
         match _record(piece, place):
             case RoundStats() as stats:
                 inputs.rounds.append(Round(stats=stats, place=place))
@@ -90,7 +90,7 @@ def read_file(path: str) -> Inputs:
     return inputs
 
 
-def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+def pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """The JSON objects of a file with their places, whichever of the three forms it has."""
     try:
         whole = msgspec.json.decode(data, type=msgspec.Raw)

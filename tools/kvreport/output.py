@@ -56,7 +56,7 @@ class Output:
         setting = Setting(
             language=self.language,
             columns=shutil.get_terminal_size((80, 24)).columns,
-            colour=_colour(self.colour, terminal=terminal),
+            colour=colour_of(self.colour, terminal=terminal),
             charts=self.charts if drawn else Charts(),
             pictures=pictures,
         )
@@ -84,7 +84,7 @@ class Output:
         print(f"{folder}/ ({len(charts)} charts)", file=sys.stderr)
 
 
-def _colour(wish: str, *, terminal: bool) -> bool:
+def colour_of(wish: str, *, terminal: bool) -> bool:
     if wish != "auto":
         return wish == "always"
     return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
