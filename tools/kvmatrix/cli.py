@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write what became of it; status 1 if something failed, is missing or tainted",
     )
+    what.add_argument(
+        "--progress",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND",
+        help="run this make on the rules, and show how far it is: last on the line",
+    )
     made.add_argument(
         "--only",
         metavar="NAME",
@@ -81,6 +87,8 @@ def run(argv: Sequence[str] | None) -> int:
         if not args.quiet:
             complain(f"{args.file}: valid, {len(matrix.scenarios)} scenarios", PROG)
         return 0
+    if args.progress is not None:
+        return _progress(matrix, steps, args.progress)
     if args.estimate:
         sys.stdout.write(plan_text(matrix, steps))
         return 0
@@ -100,6 +108,14 @@ def _write_rules(matrix: Matrix, steps: list[Step], flags: list[str]) -> None:
 
     experiment = experiment_in(matrix.out) or secrets.token_hex(6)
     sys.stdout.buffer.write(rules(matrix, steps, experiment, flags).encode())
+
+
+def _progress(matrix: Matrix, steps: list[Step], command: list[str]) -> int:
+    from kvmatrix.attend import attend
+
+    if not command:
+        raise UsageError("--progress COMMAND: which? as in --progress make -f - matrix < RULES")
+    return attend(command, matrix, steps)
 
 
 def _summary(matrix: Matrix, only: str | None) -> int:

@@ -1,0 +1,229 @@
+"""How far a matrix is: read off the lines that its recipes write, and off the records they keep.
+
+Nothing here has a clock or draws: the time is handed in, and a line of a given width comes out.
+The estimate of what is left begins as the plan's, and becomes what finished repeats really took.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kvmatrix.estimate import duration
+from kvmatrix.matrix import Matrix
+from kvmatrix.quoting import shown
+from kvmatrix.schedule import Step
+
+HEAD = re.compile(
+    r"matrix: (?P<place>\d+)/(?P<steps>\d+): repeat (?P<repeat>\d+) of (?P<repeats>\d+):"
+    r" (?P<name>.*) \(about [^()]* left in all\)"
+)
+FAILED = re.compile(r"matrix: (?P<place>\d+)/\d+: FAILED: ")
+OVER = re.compile(r"matrix: the report is |Matrix: \d+ scenarios")
+TELLING = 0.1
+"""Share of a repeat's requests from which its own pace is worth more than the plan's guess."""
+DOTS = " · "
+LEAST_NAME = 8  # cells below which a name tells nothing
+ARMS = {"cold": "cold", "hit": "hit", "no_reuse": "no reuse"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A step that is still to do, as far as its progress can tell anything of it."""
+
+    name: str
+    number: int
+    """Of its scenario in the matrix, from 1."""
+    scenarios: int
+    repeat: int
+    repeats: int
+    rounds: int
+    """Of one repeat, its control among them."""
+    estimate_s: float
+
+
+def due_of(steps: Iterable[Step], matrix: Matrix) -> list[Due]:
+    """The steps to do, in their order."""
+    numbers = {one.slug: number for number, one in enumerate(matrix.scenarios, 1)}
+    return [
+        Due(
+            name=shown(step.scenario.name),
+            number=numbers[step.scenario.slug],
+            scenarios=len(numbers),
+            repeat=step.repeat,
+            repeats=matrix.repeats,
+            rounds=step.scenario.shape.rounds + step.scenario.shape.controls,
+            estimate_s=step.scenario.shape.repeat_s,
+        )
+        for step in steps
+        if step.attempt is not None
+    ]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the records of the running attempt tell: the round, and how many of its requests."""
+
+    round_number: int = 0
+    """From 1, in the order of running; 0: none has begun."""
+    arm: str = ""
+    requests: int = 0
+    done: int = 0
+
+    def share(self, rounds: int) -> float:
+        """Part of the repeat's requests that are over, as if rounds were equally long."""
+        if not self.round_number or not rounds:
+            return 0.0
+        here = min(1.0, self.done / self.requests) if self.requests else 0.0
+        return min(1.0, (self.round_number - 1 + here) / rounds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Took:
+    """A step that is over."""
+
+    due: Due
+    seconds: float
+    failed: bool
+
+
+@dataclass(slots=True)
+class Progress:
+    """The state of a run of make over `due`, in the order of running."""
+
+    due: Sequence[Due]
+    began_s: float
+    place: int = 0
+    """Of the step that runs, from 1; 0: none yet."""
+    step_began_s: float = 0.0
+    failed: bool = False
+    over: bool = False
+    seen: Seen = field(default_factory=Seen)
+    took: list[Took] = field(default_factory=list)
+
+    @property
+    def current(self) -> Due | None:
+        """The step that runs."""
+        at = self.place - 1
+        return self.due[at] if 0 <= at < len(self.due) and not self.over else None
+
+    def hear(self, line: str, now_s: float) -> Took | None:
+        """A line of make; the step that it shows to be over, if it does."""
+        if head := HEAD.fullmatch(line):
+            ended = self._end(now_s)
+            self.place, self.step_began_s = int(head["place"]), now_s
+            self.failed, self.seen = False, Seen()
+            return ended
+        if FAILED.match(line):
+            self.failed = True
+        elif OVER.match(line):
+            ended = self._end(now_s)
+            self.over = True
+            return ended
+        return None
+
+    def _end(self, now_s: float) -> Took | None:
+        if self.current is None:
+            return None
+        ended = Took(due=self.current, seconds=now_s - self.step_began_s, failed=self.failed)
+        self.took.append(ended)
+        return ended
+
+    def left_s(self, now_s: float) -> float:
+        """Seconds until the last step is over: measured where something was, else as planned."""
+        coming = sum(self._expected(one) for one in self.due[self.place :])
+        if self.current is None:
+            return 0.0 if self.over else coming
+        spent = now_s - self.step_began_s
+        return coming + max(0.0, self._whole(self.current, spent) - spent)
+
+    def _whole(self, due: Due, spent_s: float) -> float:
+        """Seconds that the running step takes in all."""
+        share = self.seen.share(due.rounds)
+        if share >= TELLING and not self._own(due):
+            return spent_s / share
+        return self._expected(due)
+
+    def _expected(self, due: Due) -> float:
+        """By the scenario's own repeats, else by how wrong the plan was about the others."""
+        if own := self._own(due):
+            return sum(one.seconds for one in own) / len(own)
+        good = [one for one in self.took if not one.failed]
+        if not good:
+            return due.estimate_s
+        planned = sum(one.due.estimate_s for one in good)
+        return due.estimate_s * sum(one.seconds for one in good) / planned
+
+    def _own(self, due: Due) -> list[Took]:
+        own = [one for one in self.took if one.due.number == due.number]
+        return [one for one in own if not one.failed] or own
+
+    def line(self, now_s: float, cells: int) -> str:
+        """The state in at most `cells`: the name is cut first, then what is known anyway goes."""
+        due = self.current
+        if due is None:
+            return cut(f"matrix: {duration(now_s - self.began_s)} so far", cells)
+        elapsed, left = duration(now_s - self.began_s), duration(self.left_s(now_s))
+        phase, request = self._phase(due), self._request()
+        scenario = f"scenario {due.number} of {due.scenarios}"
+        repeat = f"repeat {due.repeat} of {due.repeats}"
+        time = f"{elapsed} so far, about {left} left"
+        short = [f"{due.number}/{due.scenarios}", f"repeat {due.repeat}/{due.repeats}"]
+        forms = [
+            [scenario, repeat, phase, request, time],
+            [*short, phase, request, time],
+            [*short, phase, request, f"about {left} left"],
+            [short[0], request or phase, f"about {left} left"],
+            [short[0], f"about {left} left"],
+        ]
+        for parts in forms:
+            text = DOTS.join(part for part in parts if part)
+            room = cells - width(text + DOTS)
+            if room >= min(LEAST_NAME, width(due.name)):
+                return f"{text}{DOTS}{cut(due.name, room)}"
+        return cut(DOTS.join(forms[-1]), cells)
+
+    def _phase(self, due: Due) -> str:
+        if not self.seen.round_number:
+            return "preparing"
+        arm = ARMS.get(self.seen.arm, self.seen.arm)
+        return f"round {self.seen.round_number} of {due.rounds} {arm}"
+
+    def _request(self) -> str:
+        seen = self.seen
+        return f"request {seen.done} of {seen.requests}" if seen.round_number else ""
+
+
+def told(took: Took) -> str:
+    """A line about a step that is over."""
+    due = took.due
+    how = "failed after" if took.failed else "done in"
+    return (
+        f"matrix: {how} {duration(took.seconds)}: repeat {due.repeat} of {due.repeats}: {due.name}"
+    )
+
+
+def width(text: str) -> int:
+    """Cells of a terminal."""
+    return sum(map(_cells, text))
+
+
+def _cells(sign: str) -> int:
+    if unicodedata.combining(sign) or unicodedata.category(sign) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
+
+
+def cut(text: str, cells: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    if width(text) <= cells:
+        return text
+    kept, room = "", cells - 1
+    for sign in text:
+        room -= _cells(sign)
+        if room < 0:
+            break
+        kept += sign
+    return f"{kept}…" if cells > 0 else ""
