@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import yaml
 from tests.family import ROOT
-from tests.kvmatrix.matrices import QUICK, Site
+from tests.kvmatrix.matrices import QUICK, REPORTS, Site
 from tests.simulated import Sim, kvsim
+
+from kvmatrix.matrix import read_matrix
 
 FULL = bool(os.environ.get("KV_DRILL_FULL"))
 FILES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "configs").glob("*.yaml")}
-MATRICES = sorted(path for path, text in FILES.items() if re.search(r"^test_scen", text, re.M))
+MATRICES = sorted(
+    path for path, text in FILES.items() if re.search(r"^(test_scenarios|grid):", text, re.M)
+)
 RUNS = sorted(path for path, text in FILES.items() if re.search(r"^rounds: ", text, re.M))
 SHRUNK: dict[str, Any] = {"requests": 3, "context_tokens": 200, "contexts": 1, "output_tokens": 2}
 
@@ -67,18 +71,46 @@ def test_a_run_config_runs(path: Path, site: Site, nodes: tuple[Sim, Sim, Sim]) 
     assert tiers == {wanted}
 
 
+def shrink_grid(path: Path, nodes: tuple[Sim, Sim, Sim]) -> dict[str, Any]:
+    """A matrix with a grid whose cells are short and go to the simulated addresses."""
+    _, a, b = nodes
+    text = path.read_text(encoding="utf-8")
+    for machine, node in (("{a}", a), ("{b}", b), ("localhost", a)):
+        text = text.replace(f"http://{machine}:8000", node.url)
+    value: dict[str, Any] = yaml.safe_load(re.sub(r"YOUR_\w+", "unused", text))
+    grid = value["grid"]
+    for name in ("lengths", "reuse"):  # the two ends of an axis stand for all of it
+        if name in grid:
+            ends = [*grid[name]][:: len(grid[name]) - 1]
+            grid[name] = {end: grid[name][end] for end in ends}
+    for length in grid.get("lengths", {}).values():
+        length["context_tokens"] = 200
+    grid["base"] |= SHRUNK | {"pause_between_rounds": 0}
+    for model in grid.get("models", {}).values():
+        model["model"]["name"] = "sim"
+    return value
+
+
 @pytest.mark.parametrize(
     "path",
-    MATRICES if FULL else [ROOT / "configs" / "multi_scenario_config_simple.yaml"],
+    MATRICES
+    if FULL
+    else [
+        ROOT / "configs" / f"{name}.yaml"
+        for name in ("multi_scenario_config_simple", "matrix_reuse_dose_response")
+    ],
     ids=lambda path: path.name,
 )
 def test_a_matrix_runs(path: Path, site: Site, nodes: tuple[Sim, Sim, Sim]) -> None:
     value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for entry in value["test_scenarios"]:
+    if "grid" in value:
+        value = shrink_grid(path, nodes)
+    for entry in value.get("test_scenarios", []):
         shrink(ROOT / "configs" / entry["config_file"], site, nodes)
-    value |= {"repeats": 1, "output_dir": "out", "wait_between_scenarios": 0}
-    (site.folder / "m.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
+    value |= {"repeats": 1, "output_dir": "out", "wait_between_scenarios": 0, "formats": REPORTS}
+    made = site.folder / "m.yaml"
+    made.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+    wanted = {one.name for one in read_matrix(str(made), allow_commands=False).scenarios}
     _, said = site.make()  # its status may tell of a doubt about figures this small
-    assert f" {len(value['test_scenarios'])} succeeded, 0 failed" in said
-    names = {line["run"]["name"] for line in site.stats()}
-    assert names == {entry["name"] for entry in value["test_scenarios"]}
+    assert f" {len(wanted)} succeeded, 0 failed" in said
+    assert {line["run"]["name"] for line in site.stats()} == wanted

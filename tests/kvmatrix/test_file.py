@@ -19,7 +19,7 @@ URL = "http://127.0.0.1:9/v1"
 MATRICES = sorted(
     path
     for path in (ROOT / "configs").glob("*.yaml")
-    if re.search(r"^test_scenarios:", path.read_text("utf-8"), re.M)
+    if re.search(r"^(test_scenarios|grid):", path.read_text("utf-8"), re.M)
 )
 
 
