@@ -19,6 +19,8 @@ EXAMPLES = """\
   kvmatrix matrix.yaml | make -f -
   kvmatrix matrix.yaml --only 'cloud-a-single-7B' | make -f -
   kvmatrix matrix.yaml --summary
+  kvmatrix matrix.yaml > rules
+  kvmatrix matrix.yaml --progress make -f - < rules
 """
 
 
@@ -29,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
         "A matrix of scenarios in, make rules out: make runs them one after the other, isolated,"
         " and only what is missing. Plan and time estimate go to stderr.",
         EXAMPLES,
-        usage="kvmatrix FILE [--check | --estimate | --summary] [--only NAME] [--allow-commands]",
+        usage="kvmatrix FILE [--check | --estimate | --summary] [--only NAME] [--allow-commands]"
+        " [--progress COMMAND]",
     )
     made.add_argument("file", metavar="FILE", help="matrix (YAML)")
     what = made.add_mutually_exclusive_group()
