@@ -53,7 +53,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also a request_stats line for each request, before the round_stats lines",
     )
-    built.add_argument("--format", choices=("json", "table"), default="json", help="default: json")
+    built.add_argument(
+        "--format",
+        choices=("json", "table", "openmetrics"),
+        default="json",
+        help="json lines, a table to read, or OpenMetrics text for a collector (default: json)",
+    )
     return built
 
 
@@ -67,7 +72,7 @@ def run(argv: Sequence[str] | None) -> int:
 
     slo = parse_slos(options.slo)
     if options.per_request and options.format != "json":
-        raise UsageError("--per-request writes JSON lines: leave out --format table")
+        raise UsageError(f"--per-request writes JSON lines: leave out --format {options.format}")
     files: list[str] = options.files or ["-"]
     patience = Patience()
     if "-" in files and reads_a_pipe():
@@ -101,6 +106,10 @@ def write(stats: Sequence[RoundStats], spool: Spool, form: str) -> None:
         from kvstats.table import table_of
 
         out.write(table_of(stats).encode())
+    elif form == "openmetrics":
+        from kvstats.openmetrics import openmetrics_of
+
+        out.write(openmetrics_of(stats).encode())
     else:
         spool.write_to(out)
         for one in stats:
