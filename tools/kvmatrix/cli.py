@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from kvpipe.jsonl import write_record
 from kvpipe.process import UsageError, complain, new_parser, run_tool
 
 if TYPE_CHECKING:
     from kvmatrix.matrix import Matrix
     from kvmatrix.schedule import Step
+    from kvpipe.records import Arm
 
 PROG = "kvmatrix"
 EXAMPLES = """\
@@ -34,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         usage="kvmatrix FILE [--check | --estimate | --summary] [--only NAME] [--allow-commands]"
         " [--progress COMMAND]",
     )
-    made.add_argument("file", metavar="FILE", help="matrix (YAML)")
+    made.add_argument("file", metavar="FILE", help="matrix (YAML), or the folder of a search")
     what = made.add_mutually_exclusive_group()
     what.add_argument(
         "--check", action="store_true", help="read the matrix and its configs, write no rules"
@@ -52,6 +55,17 @@ def parser() -> argparse.ArgumentParser:
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
         help="run this make on the rules, and show how far it is: last on the line",
+    )
+    what.add_argument(
+        "--next-rate",
+        choices=("no_reuse", "hit"),
+        help="FILE is the folder of a search for capacity: write rate, requests and file of its"
+        " next probe, nothing if it has ended",
+    )
+    what.add_argument(
+        "--capacity",
+        action="store_true",
+        help="FILE is such a folder: write what the search has found",
     )
     made.add_argument(
         "--only",
@@ -75,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(argv: Sequence[str] | None) -> int:
     """Write what was asked for; the exit status."""
     args = parser().parse_args(argv)
+    if args.next_rate is not None or args.capacity:
+        return _search(Path(args.file), args.next_rate)
     from kvmatrix.matrix import read_matrix  # YAML and schemas: --help does without
 
     if args.only is not None and args.check:
@@ -100,6 +116,21 @@ def run(argv: Sequence[str] | None) -> int:
     again = ["--allow-commands"] if args.allow_commands else []
     again += [] if args.only is None else [f"--only={args.only}"]
     _write_rules(matrix, steps, again)
+    return 0
+
+
+def _search(folder: Path, arm: Arm | None) -> int:
+    """What the recipe of a search asks for: the next probe of an arm, or the end of both."""
+    from kvmatrix.probes import capacities, next_probe
+
+    if arm is None:
+        for record in capacities(folder):
+            write_record(record)
+        return 0
+    found = next_probe(folder, arm)
+    if found is not None:
+        rate_rps, requests, name = found
+        print(f"{rate_rps:g} {requests} {name}")
     return 0
 
 

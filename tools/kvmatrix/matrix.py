@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kvmatrix.between import between_of
+from kvmatrix.capacity import Limits, limits_of, search_shape
 from kvmatrix.clearing import Clearing, clearing_of
 from kvmatrix.endpoints import endpoints_of, mode_of
 from kvmatrix.estimate import Shape, shape_of
@@ -37,6 +38,9 @@ class Scenario:
     overrides: tuple[str, ...]
     """kvload's flags that beat the config's keys."""
     control: bool
+    capacity: Limits | None
+    """None: rounds are run; else the rate is searched for that keeps an SLO."""
+    seed: int
     salt: str
     """As the configs say it: `auto`, `none`, `request`, or a prefix."""
     clearing: Clearing | None
@@ -124,6 +128,9 @@ def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
     clearing = clearing_of(matrix, run, endpoints, allow_commands=allow_commands)
     salt = _salt(matrix, run)
     shape = shape_of(entry, run.value, clearing, salted=salt != "none")
+    capacity = limits_of(matrix, wanted.key, entry, salt=salt, endpoints=endpoints, tier=shape.tier)
+    if capacity is not None:
+        shape = search_shape(shape, capacity)
     seed = matrix.value.get("seed", run.value.get("seed", 1))
     decides = {
         "entry": entry,
@@ -145,7 +152,9 @@ def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
             *("--seed", str(seed)),
             *(_engines_for_load(clearing, run) if clearing else ()),
         ),
-        control=shape.rounds >= 2 and salt != "none",
+        control=capacity is None and shape.rounds >= 2 and salt != "none",
+        capacity=capacity,
+        seed=seed,
         salt=salt,
         clearing=clearing,
         shape=shape,

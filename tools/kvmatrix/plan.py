@@ -29,6 +29,14 @@ def plan_text(matrix: Matrix, steps: Sequence[Step]) -> str:
 
 def _what(scenario: Scenario) -> str:
     shape = scenario.shape
+    if scenario.capacity is not None:
+        limits = scenario.capacity
+        kept = " and ".join(f"{name} <= {limit}" for name, limit in limits.slo.items())
+        return (
+            f"{scenario.scenario}, capacity between {limits.from_rps:g} and {limits.to_rps:g}"
+            f" requests/s: {limits.goodput:.4g} of them with {kept}, within"
+            f" {limits.precision:.3g}, {duration(shape.repeat_s)} a repeat"
+        )
     load = "serial" if shape.concurrency == 1 else f"{shape.concurrency} at a time"
     if shape.rate_rps is not None:
         load = f"{shape.rate_rps:g} requests/s"

@@ -16,10 +16,10 @@ from typing import Any
 from kvmatrix.clearing import Clearing
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix, Scenario
+from kvmatrix.probing import GUARD, search_commands
 from kvmatrix.quoting import bash_word, recipe, shown
 from kvmatrix.schedule import Step
 
-GUARD = "setpriv --pdeathsig TERM"
 WAITS = "matrix: another run of this matrix is still at work here: waiting until it has ended"
 UNCLEAR = "matrix: clearing was not shown to be complete: going on, tainted"
 BETWEEN = "matrix: a step between the scenarios failed"
@@ -34,8 +34,10 @@ def target(step: Step) -> Path:
     return step.attempts.path(step.attempt) / "run.jsonl"
 
 
-def step_rule(matrix: Matrix, step: Step, place: str, left_s: float, experiment: str) -> str:
-    """The rule of a step that is due."""
+def step_rule(
+    matrix: Matrix, step: Step, before: Step | None, place: str, left_s: float, experiment: str
+) -> str:
+    """The rule of a step that is due; `before` is its scenario's in the repeat before."""
     assert step.attempt is not None
     attempts = step.attempts
     part, whole = attempts.part(step.attempt), attempts.path(step.attempt)
@@ -45,7 +47,7 @@ def step_rule(matrix: Matrix, step: Step, place: str, left_s: float, experiment:
         f" (about {duration(left_s)} left in all)"
     )
     failed = f"matrix: {place}: FAILED: {name}: what was written lies in {part}"
-    work = " && \\\n\t".join(_work(matrix, step, part, whole, experiment))
+    work = " && \\\n\t".join(_work(matrix, step, before, part, whole, experiment))
     work = f"{{ {work}; }} || \\\n\tprintf '%s\\n' {bash_word(failed)}"
     # Another make may have completed an attempt while we waited for it.
     gone = [attempts.path(number) / "run.jsonl" for number in attempts.half]
@@ -62,7 +64,9 @@ def step_rule(matrix: Matrix, step: Step, place: str, left_s: float, experiment:
     return f".PRECIOUS: {target(step)}\n{rule}"
 
 
-def _work(matrix: Matrix, step: Step, part: Path, whole: Path, experiment: str) -> Iterator[str]:
+def _work(
+    matrix: Matrix, step: Step, before: Step | None, part: Path, whole: Path, experiment: str
+) -> Iterator[str]:
     """The commands of a step, in order; each only if those before it went well."""
     scenario = step.scenario
     described = {
@@ -85,7 +89,10 @@ def _work(matrix: Matrix, step: Step, part: Path, whole: Path, experiment: str) 
         yield _clear(matrix, scenario.clearing, part)
     else:
         yield f"echo {bash_word(_no_clearing(matrix, scenario))}"
-    yield _load(scenario, step, config, part, experiment) + f" > {part}/run.jsonl"
+    if scenario.capacity is None:
+        yield _load(scenario, step, config, part, experiment) + f" > {part}/run.jsonl"
+    else:
+        yield from search_commands(step, before, config, part, experiment)
     yield f"mv {part} {whole}"
 
 

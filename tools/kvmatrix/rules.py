@@ -39,7 +39,8 @@ def rules(matrix: Matrix, steps: Sequence[Step], experiment: str, flags: Sequenc
     left_s = sum(step.scenario.shape.repeat_s for step in due)
     for number, step in enumerate(due, 1):
         place = f"{number}/{len(due)}"
-        parts.append(step_rule(matrix, step, place, left_s, experiment))
+        before = next((one for one in steps if _follows(step, one)), None)
+        parts.append(step_rule(matrix, step, before, place, left_s, experiment))
         left_s -= step.scenario.shape.repeat_s
     stats = []
     for scenario in matrix.scenarios:
@@ -49,6 +50,11 @@ def rules(matrix: Matrix, steps: Sequence[Step], experiment: str, flags: Sequenc
             parts.append(_stats(out, scenario, own))
     parts.append(_report(matrix, file, [str(target(step)) for step in due], stats))
     return "\n".join(parts)
+
+
+def _follows(step: Step, other: Step) -> bool:
+    """Whether a step repeats another one next."""
+    return step.scenario is other.scenario and step.repeat == other.repeat + 1
 
 
 def _experiment(out: Path, experiment: str) -> str:
@@ -73,13 +79,16 @@ def _stats(out: Path, scenario: Scenario, steps: Sequence[Step]) -> str:
         elif step.attempts.whole:
             needs.append(str(candidates[0]))
     runs = " ".join(sources)
+    summarise = f"{{ kvstats {folder}/run.jsonl > {folder}/stats.part || [[ $? == 1 ]]; }}"
+    if scenario.capacity is not None:  # a search's records are what the report reads
+        summarise = f"cp {folder}/run.jsonl {folder}/stats.part"
     work = (
         f"\t@mkdir -p {folder} && {{ flock 9; \\\n"
         f"\t{{ {runs} }} > {folder}/run.jsonl; \\\n"
         f"\t{{ {runs.replace('run.jsonl', 'plan.jsonl')} }} > {folder}/plan.jsonl; \\\n"
         f"\tcat {folder}/repeat-*/attempt-*/log > {folder}/log 2>/dev/null || :; \\\n"
         f"\tif [[ -s {folder}/run.jsonl ]] &&"
-        f" {{ kvstats {folder}/run.jsonl > {folder}/stats.part || [[ $? == 1 ]]; }} &&"
+        f" {summarise} &&"
         f" mv {folder}/stats.part {folder}/stats.json; then :;"
         f" else rm -f {folder}/{{run.jsonl,plan.jsonl,stats.part,stats.json}}; fi; \\\n"
         f"\t}} 9>> {out}/lock\n"
