@@ -238,4 +238,4 @@ def test_a_shipped_matrix_resolves_once_the_addresses_are_written(
     matrix = read_matrix(str(tmp_path / path.name), allow_commands=False)
     assert matrix.repeats >= 3
     assert len({one.slug for one in matrix.scenarios}) == len(matrix.scenarios)
-    assert all(one.control for one in matrix.scenarios)
+    assert all(one.control != (one.capacity is not None) for one in matrix.scenarios)

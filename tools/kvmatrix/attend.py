@@ -21,7 +21,7 @@ from kvmatrix.disk import NAMED
 from kvmatrix.display import DRAW_S, Display, is_terminal
 from kvmatrix.matrix import Matrix
 from kvmatrix.progress import Due, Progress, Seen, due_of, told
-from kvmatrix.recipes import GUARD
+from kvmatrix.quoting import GUARD
 from kvmatrix.schedule import Step
 from kvpipe.process import Stopped
 

@@ -13,7 +13,7 @@ import msgspec
 
 from kvmatrix.capacity import ARMS, Limits
 from kvmatrix.probes import SEARCH, Search
-from kvmatrix.quoting import bash_word
+from kvmatrix.quoting import GUARD, bash_word
 from kvmatrix.schedule import Step
 from kvpipe.records import Arm
 
@@ -21,8 +21,6 @@ PRIMERS = 8  # requests in flight while the cache is filled: nothing is measured
 SEED_STRIDE = 1_000_003  # between repeats: as many seeds of one repeat are never another's
 ROUND = {"no_reuse": 0, "hit": 2}
 TITLES = {"no_reuse": "without reuse", "hit": "with hits"}
-GUARD = "setpriv --pdeathsig TERM"
-"""Before every command of a recipe: it dies with the shell that started it."""
 
 
 def probes_folder(step: Step) -> Path:

@@ -6,6 +6,8 @@ import hashlib
 import re
 import unicodedata
 
+GUARD = "setpriv --pdeathsig TERM"
+"""Before every command of a recipe: it dies with the shell that started it."""
 PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 UNSAFE_IN_RULES = re.compile(r"[\s$#%:;=|&()<>*?\[\]~\\'\"`!{}\x00-\x1f\x7f]")
 READABLE = 40  # characters of a slug; four bytes each stay below the 255 of a file's name

@@ -16,8 +16,8 @@ from typing import Any
 from kvmatrix.clearing import Clearing
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix, Scenario
-from kvmatrix.probing import GUARD, search_commands
-from kvmatrix.quoting import bash_word, recipe, shown
+from kvmatrix.probing import search_commands
+from kvmatrix.quoting import GUARD, bash_word, recipe, shown
 from kvmatrix.schedule import Step
 
 WAITS = "matrix: another run of this matrix is still at work here: waiting until it has ended"
