@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination docs record engines browser screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination aa docs record engines browser screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,8 +76,12 @@ bench: $(INSTALLED)  ## Hold kvload's stamps against a server's log of the truth
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
 	KV_CONTAMINATION_FULL=1 pytest -q -s tests/test_contamination.py
 
+aa: $(INSTALLED)  ## The same arm twice, 500 times on moving ground; and planted effects (half an hour)
+	KV_AA_FULL=1 pytest -q -s tests/kvreport/test_false_verdicts.py
+
 docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation
 	python -m kvschemas schemas
+	python -m kvreport.contract schemas
 	cd schemas/examples/valid && kvstats --slo ttft=500ms stream.jsonl > round_stats.jsonl
 	python docs/build.py
 
