@@ -26,10 +26,11 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 
 def record_schemas() -> dict[str, dict[str, Any]]:
     """One self-contained schema per record, `$id` carrying the version."""
-    return {name: _schema(name, kind) for name, kind in RECORDS.items()}
+    return {name: schema_of(name, kind) for name, kind in RECORDS.items()}
 
 
-def _schema(name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+def schema_of(name: str, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The self-contained schema of one kind of line, whoever writes it."""
     (reference,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     own = reference["$ref"].rsplit("/", 1)[1]
     body = dict(components.pop(own))

@@ -47,7 +47,7 @@ def test_schemas_on_disk_are_those_of_the_types() -> None:
 
 def test_every_schema_file_is_a_record_or_a_config() -> None:
     files = {path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.schema.json")}
-    assert files == set(RECORDS) | {"config", "matrix"}
+    assert files == set(RECORDS) | {"config", "matrix", "report"}
 
 
 def schema_names() -> list[str]:
@@ -179,7 +179,8 @@ def test_shipped_config_is_valid(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if "metadata_server: " in text and "remote_url: " in text:
         return  # LMCache's own config, which is LMCache's to judge
-    load_checked(path, "matrix" if re.search(r"^test_scenarios:", text, re.M) else "config")
+    matrix = re.search(r"^(test_scenarios|grid):", text, re.M)
+    load_checked(path, "matrix" if matrix else "config")
 
 
 # --- decoder and schema --------------------------------------------------------------------------

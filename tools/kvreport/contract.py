@@ -1,0 +1,241 @@
+"""The schema of `--format json`: from the types, with a sentence for each of their fields.
+
+`python -m kvreport.contract DIRECTORY` writes it (`make docs` does). The sentences stand here and
+not at the types, which say the same in their docstrings, a struct at a time; a field without one
+stops the making of the schema.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from kvreport.conclusion import Conclusion
+from kvschemas.generate import schema_of
+
+FIELDS: dict[str, dict[str, str]] = {
+    "report": {
+        "tool_version": "Version of kvreport.",
+        "scenarios": "One entry per experiment and name, in the order in which they were read.",
+        "conditions": "Conditions in which the scenarios differ.",
+        "until": "How many repeats are enough; null: nobody asked, and no run recorded it.",
+        "baseline": "Scenario that the others are set against; null without --baseline.",
+        "contrasts": "Every other scenario against the baseline.",
+        "capacities": "What hits do to the highest rate that keeps the limits.",
+        "outcomes": "What became of the attempts of a matrix.",
+    },
+    "Scenario": {
+        "name": "Label, made unique within the report.",
+        "experiment_id": "Experiment that the rounds belong to; null for old stats files.",
+        "scenario": "Scenario that was run.",
+        "kind": "`unit cost` is serial, `load` everything else; null: not recorded.",
+        "open_loop": "True if requests were sent on a schedule.",
+        "simulated": "True if the endpoint is kvsim.",
+        "old": "True if only old stats files were read: means, and nothing about their doubt.",
+        "same_arm": "True for an A/A check.",
+        "joined": "True if the rounds were made by several invocations.",
+        "made_elsewhere": "True if the workload has no seed: repeats had the same text.",
+        "nodes": "Endpoints of the cold and the hit round where they differ; null: one node.",
+        "repeats": "How many repeats there are.",
+        "requests": "Requests of a round, sentinels excluded; null: not known.",
+        "cold": "Those of them without an earlier donor in round 1; null: not known.",
+        "contexts": "Independent shared contexts; null: none, or not known.",
+        "hit_tokens": "Mean length of the prompts behind one hit, in tokens; null: not known.",
+        "evidence": "Which tier served, from what the servers counted.",
+        "comparable": "True if there is a hit round and something to set it against.",
+        "missing": "Roles of the rounds that are not there; empty if comparable.",
+        "refused": "Codes of findings that forbid any percentage.",
+        "effects": "Changes by name: ttft, one_hit, e2e, tpot and so on.",
+        "value": "Name of the effect that says what one hit is worth; null: none does.",
+        "later": "Rounds 3 and later against the cold one.",
+        "ceiling": "What a perfect cache could show in this shape; null: not said.",
+        "throughput_ceiling": "Largest ratio of throughputs by this shape; null: not known.",
+        "unsaturated": "True if a closed loop's servers were not shown to be busy.",
+        "drift": "The control of TTFT; null: none applies.",
+        "until": "Half-width that the repeats' number was fixed for in two stages; null: none.",
+        "need": "How many repeats that takes; null: nobody asked.",
+        "targets": "Every target and what came of it.",
+        "findings": "What touches these figures, the worst first.",
+        "conditions": "Conditions in which the rounds differ.",
+        "metrics": "Every metric of both rounds, side by side.",
+        "strata": "TTFT by kind of request and round.",
+        "rounds": "The rounds as they were read, without samples and series.",
+    },
+    "Evidence": {
+        "asked": "Tier under test as recorded; null: not recorded.",
+        "served": "Tier that served in every repeat; null: not shown.",
+        "external_tokens": "Tokens that came through a connector; null: not told.",
+        "local_tokens": "Tokens out of the engine's own cache; null: not told.",
+        "over": "Whether those are of leaders and uniques or of whole rounds; null: neither.",
+        "product": "Product whose own counters moved; null: none did.",
+        "transferred": "Whether node B loaded from outside; null: not shown, or one node.",
+    },
+    "Effect": {
+        "metric": "Metric that changed.",
+        "base": "Role of the round that it is measured from.",
+        "other": "Role of the other round.",
+        "over": "`all` requests, or `cold_strata`: leaders and uniques.",
+        "base_mean": "Mean of the base rounds in the metric's unit, geometric over repeats.",
+        "other_mean": "The same of the other rounds.",
+        "ratio": "Other by base, geometric over repeats.",
+        "thetas": "Natural logarithm of the ratio, one per repeat.",
+        "interval": "Its 95 % interval; null: there is none.",
+        "no_interval": "Why there is no interval; null if there is one.",
+        "pairs": "Complete pairs behind it; null: no samples.",
+        "planned": "Pairs that both rounds know; null: no samples.",
+        "dropped": "Incomplete ones of those; null: no samples.",
+        "groups": "Effective number of groups within one run; null over repeats.",
+        "smallest": "Smallest log ratio that could have been shown; null: unknown.",
+        "verdict": "What it may be called.",
+    },
+    "Interval": {
+        "low": "Lower end of the log ratio.",
+        "high": "Upper end of the log ratio.",
+        "method": "What it was made by.",
+        "units": "Repeats, groups or pairs behind it.",
+        "first": "Repeats of the first stage, whose spread it has; null: no stages.",
+    },
+    "Verdict": {
+        "word": "Faster, slower, same, withheld or none.",
+        "scope": "Over repeats, or within this run; null: no verdict.",
+        "by": "Codes that withheld it, or why there is nothing to judge by.",
+    },
+    "Ceiling": {
+        "ratio": "Least that the hit round can be of the cold one.",
+        "contexts": "Leaders of a round.",
+        "uniques": "Unique requests of a round.",
+        "requests": "Requests of a round.",
+        "miss_s": "Mean TTFT of a miss.",
+        "hit_s": "Mean TTFT of a hit.",
+    },
+    "Drift": {
+        "source": "What was looked at: sentinels, rounds without reuse, or the nodes.",
+        "ratio": "Change of what should not change; null: there was no control.",
+        "interval": "Its 95 % interval; null: it could be anything.",
+        "units": "Sentinels, or pairs of rounds, behind it.",
+    },
+    "Need": {
+        "name": "Scenario that it is about.",
+        "repeats": "Repeats that there are.",
+        "first_repeats": "Last repeat of the first stage.",
+        "sd": "Standard deviation of the first stage's log ratios; null: not known.",
+        "needed": "Repeats in all that give the wished half-width; null: not known.",
+        "half_width": "Half-width of the ratio that there is; null: no interval.",
+        "control_needed": "Repeats that let drift pass twice the half-width; null: not known.",
+    },
+    "Result": {
+        "target": "What was asked for.",
+        "status": "What came of it.",
+        "reason": "Code of why; null where the status says it all.",
+    },
+    "Target": {
+        "name": "Name of the target.",
+        "effect": "Effect that it is held against.",
+        "asked": "Figures as they were written.",
+        "low": "Least ratio that meets it; null: unbounded.",
+        "high": "Largest ratio that meets it; null: unbounded.",
+        "named": "True if --target named it: then it decides the exit status.",
+    },
+    "Placed": {
+        "rounds": "Roles of the rounds that it is about; empty: all.",
+        "repeats": "Repeats in which it was made.",
+        "finding": "The finding itself.",
+        "effects": "Effects that it is narrowed to; empty: all between those rounds.",
+    },
+    "Condition": {
+        "key": "Name of the condition.",
+        "values": "Each value with who has it; a null value was not recorded.",
+    },
+    "Row": {
+        "name": "Name of the metric.",
+        "unit": "Unit of both figures.",
+        "base": "Mean over the repeats before; null: not known.",
+        "other": "Mean over the repeats after; null: not known.",
+        "effect": "Its change; null: none is told.",
+    },
+    "StratumRow": {
+        "stratum": "Kind of request.",
+        "role": "Role of the round.",
+        "n": "Values over all repeats.",
+        "mean": "Mean TTFT in seconds; null: no value.",
+        "p50": "Median; null: no value.",
+        "p90": "90th percentile; null: no value.",
+        "p99": "99th percentile; null below 100 values.",
+    },
+    "Shown": {
+        "role": "Role of the round.",
+        "repeat": "Repeat that it belongs to.",
+        "place": "File and line that it was read from.",
+        "stats": "The round's stats without samples and server series.",
+    },
+    "Enough": {
+        "half_width": "Wished half-width of the TTFT ratio; 0.05 is 5 %.",
+        "first_repeats": "Repeats of the first stage.",
+        "needed": "Largest number that a scenario needs; null: not known yet.",
+        "maximum": "Most that shall be run; null: no limit.",
+        "total": "The number needed, or the maximum if that is less; null: not known yet.",
+        "per_name": "The same for each scenario.",
+        "reached": "True if every scenario has as many as it needs.",
+    },
+    "Contrast": {
+        "name": "Scenario that is set against the baseline.",
+        "refused": "Why it was not paired with it; null if it was.",
+        "effects": "Changes from the baseline, by metric and round.",
+    },
+    "Capacities": {
+        "name": "Label of the search.",
+        "experiment_id": "Experiment that it belongs to.",
+        "scenario": "Scenario that was run.",
+        "simulated": "True if the endpoint is kvsim.",
+        "slo": "Limits in seconds.",
+        "goodput_ratio": "Part of the requests that must keep them.",
+        "repeats": "Searches by repeat.",
+        "no_reuse": "Highest rate without hits.",
+        "hit": "Highest rate with hits.",
+        "ratio": "Rate with hits by rate without; null: not shown.",
+        "low": "Lower end of its interval; null: none.",
+        "high": "Upper end of its interval; null: none.",
+        "verdict": "What may be said of it.",
+        "reasons": "Codes of why nothing may be said.",
+        "probes": "Rounds that were run in all.",
+        "findings": "What touches these figures.",
+    },
+    "Repeat": {
+        "number": "Which repeat, from 1.",
+        "no_reuse": "End of the search without hits; null: not run.",
+        "hit": "End of the search with hits; null: not run.",
+    },
+    "Bracket": {
+        "passed": "Highest rate that kept the limits; null: none did.",
+        "failed": "Lowest rate that did not; null: none failed.",
+    },
+}
+
+
+def report_schema() -> dict[str, Any]:
+    """The schema of a report; KeyError names a field that nobody has described."""
+    schema: dict[str, Any] = schema_of("report", Conclusion)
+    for name, struct in {"report": schema, **schema["$defs"]}.items():
+        properties = struct.get("properties", {})
+        for key, value in properties.items():
+            if "description" not in value:
+                properties[key] = _described(value, FIELDS[name][key])
+        if name in FIELDS:
+            struct["additionalProperties"] = False
+    return schema
+
+
+def _described(value: dict[str, Any], text: str) -> dict[str, Any]:
+    return value | {"description": text}
+
+
+def main() -> None:
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "schemas")
+    text = json.dumps(report_schema(), indent=2, ensure_ascii=False) + "\n"
+    (target / "report.schema.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
