@@ -33,7 +33,16 @@ async def test_l1_is_cleared_and_counted(serve) -> None:
     assert (outcome.ok, outcome.retries) == (True, 0)
     assert "0 objects left" in outcome.answer
     assert json.loads(replay.bodies[0]) == {"tier": "l1", "force": False}
-    assert "its L2 is not cleared" in lmcache_mp.advice(outcome)
+    assert outcome.answer.endswith("it has no L2") and lmcache_mp.advice(outcome) is None
+
+
+async def test_a_second_level_is_not_cleared(serve) -> None:
+    with_l2 = EMPTY.replace('"num_l2_adapters":0', '"num_l2_adapters":1')
+    replay = (await serve()).on(NEW, CLEARED).on(STATUS, Reply(with_l2))
+    async with Server(replay.url) as server:
+        outcome = await lmcache_mp.clear(server)
+    assert outcome.ok is True
+    assert "its L2 is not cleared" in (lmcache_mp.advice(outcome) or "")
 
 
 async def test_objects_in_use_stay_although_it_says_ok(serve) -> None:

@@ -26,6 +26,8 @@ COUNTERS: dict[str, Formula] = {
     "store_evicted_keys": ((term("lmcache_mp_l1_evicted_chunks_total"),),),
 }
 
+NO_L2 = "; it has no L2"
+
 LEFT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """Pauses between attempts while objects stay: the ones in use are passed over without a word."""
 
@@ -39,12 +41,15 @@ async def clear(server: Server) -> Outcome:
     while True:
         answer = await _clear_once(server)
         said = cleared(answer.text) if answer.ok else False
-        left = objects(await _status(server)) if said else None
+        status = await _status(server) if said else ""
+        left = objects(status)
         if not left or retries == len(LEFT_WAITS_S):
             break
         await asyncio.sleep(LEFT_WAITS_S[retries])
         retries += 1
     shown = answer.short() if left is None else f"{answer.short()}; {left} objects left in L1"
+    if levels(status) == 0:
+        shown += NO_L2
     return Outcome(False if left else said, shown, retries)
 
 
@@ -79,6 +84,13 @@ def objects(text: str) -> int | None:
     return sum(known) if known else None
 
 
+def levels(text: str) -> int | None:
+    """Adapters of L2 by the status page; null where it does not tell."""
+    manager = _object(text).get("storage_manager")
+    count = manager.get("num_l2_adapters") if isinstance(manager, dict) else None
+    return count if isinstance(count, int) else None
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -87,10 +99,15 @@ def _object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def advice(outcome: Outcome) -> str:
-    """What was not cleared, and what to do; there is always something."""
+def advice(outcome: Outcome) -> str | None:
+    """What was not cleared, and what to do; null for a server that has L1 alone."""
+    if outcome.ok and outcome.answer.endswith(NO_L2):
+        return None
     if outcome.ok:
-        return "this is L1 of that one server: its L2 is not cleared; name Mooncake with --mooncake"
+        return (
+            "this is L1 of that one server: its L2 is not cleared; name Mooncake with --mooncake, "
+            "remove anything else with --command"
+        )
     if outcome.answer.startswith("404"):
         return (
             "no such route: name the HTTP port of `lmcache server` (8080, which Mooncake's "
