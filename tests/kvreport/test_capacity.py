@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests import strategies
+from tests.kvreport.test_anything import tamed
 
 from kvpipe.jsonl import encode
 from kvpipe.records import Arm, Capacity, CapacityProbe, CapacityState, Finding
 from kvreport.capacity import Capacities, Search, capacities
+from kvreport.conclude import conclude
+from kvreport.formats import RENDERERS, Setting
 
 Sh = Callable[..., Any]
 LATE = Finding(code="client_limited", severity="warning", message="sending was late by 9 ms")
@@ -108,6 +116,8 @@ def test_fewer_than_three_repeats_have_no_interval(sh: Sh) -> None:
     done = sh("kvreport", stdin=lines(THREE[:2]))
     assert done.status == 1
     assert "the capacity of 'one node' is not compared: one run, one figure" in done.err
+    suites = sh("kvreport --format junit", stdin=lines(THREE[:2])).out
+    assert 'errors="1"' in suites and '<error type="one_run_scalar"' in suites
 
 
 def test_a_capacity_beyond_the_range_is_a_bound_and_no_figure(sh: Sh) -> None:
@@ -167,6 +177,9 @@ def test_every_format_tells_it_and_says_simulated(sh: Sh, tmp_path: Path) -> Non
     assert one["verdict"] == "higher" and one["low"] > 1
     assert [repeat["number"] for repeat in one["repeats"]] == [1, 2, 3]
     assert "as many requests" in " ".join(sh("kvreport --format brief c.jsonl").out.split())
+    assert '<testsuites name="kvreport" tests="1" failures="0" errors="0">' in (
+        tmp_path / "out" / "report.xml"
+    ).read_text("utf-8")
 
 
 def test_what_is_read_twice_counts_once_and_labels_keep_apart(sh: Sh, tmp_path: Path) -> None:
@@ -181,6 +194,19 @@ def test_two_searches_for_one_place_are_refused(sh: Sh, tmp_path: Path) -> None:
     (tmp_path / "b").write_text(lines([search(1, "hit", 5.0, 5.2)]), encoding="utf-8")
     done = sh("kvreport a b")
     assert done.status == 2 and "the search of hit in repeat 1 of 'one node' is also in" in done.err
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(strategies.values(Capacity), min_size=1, max_size=4))
+def test_whatever_the_schema_allows_can_be_reported_on(values: list[dict[str, Any]]) -> None:
+    records = [
+        msgspec.convert(tamed(value) | {"repeat": repeat, "goodput_ratio": 0.9}, Capacity)
+        for repeat, value in enumerate(values, 1)
+    ]
+    found = capacities([Search(record=one, place="in:1") for one in records])
+    whole = msgspec.structs.replace(conclude([], [], tool_version="0"), capacities=found)
+    for render in RENDERERS.values():
+        assert not re.search(r"\bnan\b|\binf\b", render(whole, Setting()))
 
 
 # --- how often it is wrong -----------------------------------------------------------------------

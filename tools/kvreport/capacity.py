@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import msgspec
 
@@ -142,7 +142,11 @@ def _repeats(records: Iterable[Capacity]) -> list[Repeat]:
 
 
 def _log(other: float | None, base: float | None) -> float | None:
-    return None if other is None or base is None else math.log(other / base)
+    return math.log(other) - math.log(base) if _is_rate(other) and _is_rate(base) else None
+
+
+def _is_rate(value: float | None) -> TypeGuard[float]:
+    return value is not None and value > 0
 
 
 def _known(values: Sequence[float | None]) -> list[float] | None:
@@ -188,7 +192,7 @@ def _bracket(repeats: Sequence[Repeat], arm: Arm) -> Bracket:
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
-    known = _known(rates)
+    known = _known([value if _is_rate(value) else None for value in rates])
     return math.exp(math.fsum(map(math.log, known)) / len(known)) if known else None
 
 
@@ -200,6 +204,7 @@ def _reasons(repeats: Sequence[Repeat], pairs: Sequence[tuple[Capacity, Capacity
         codes.append("one_arm")
     elif len(pairs) < 3:
         codes.append("two_repeats" if len(pairs) == 2 else "one_run_scalar")
-    if any(one.state in ("above", "below") for one in records):
+    searched = [one for one in records if one.state != "stopped"]
+    if not all(_is_rate(rate) for one in searched for rate in (one.passed_rps, one.failed_rps)):
         codes.append("left_range")
     return list(dict.fromkeys(codes))

@@ -55,7 +55,7 @@ def _table(cases: Sequence[Capacities], words: Words) -> Table:
 
 def _slo(case: Capacities, words: Words) -> str:
     limits = [
-        words.say("slo_limit", name=words.say(f"slo_{name}"), limit=figures.ms(limit))
+        words.say("slo_limit", name=words.maybe(f"slo_{name}") or name, limit=figures.ms(limit))
         for name, limit in case.slo.items()
     ]
     share = figures.wish(case.goodput_ratio)

@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ET
 
 from kvreport import phrasing
 from kvreport.answer import facts, target
+from kvreport.capacity import Capacities
+from kvreport.capacity_chapter import sentence
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.display import NBSP, clean
 from kvreport.targets import PASSED, Result
@@ -23,6 +25,8 @@ def render(conclusion: Conclusion, words: Words) -> str:
     suites = ET.Element("testsuites", name="kvreport")
     for scenario in conclusion.scenarios:
         suites.append(_suite(scenario, conclusion, words))
+    for case in conclusion.capacities:
+        suites.append(_capacity(case, words))
     for count in ("tests", "failures", "errors"):
         suites.set(count, str(sum(int(one.get(count, "0")) for one in suites)))
     ET.indent(suites)
@@ -48,6 +52,19 @@ def _suite(scenario: Scenario, conclusion: Conclusion, words: Words) -> ET.Eleme
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(sum(one.find("failure") is not None for one in cases)))
     suite.set("errors", str(sum(one.find("error") is not None for one in cases)))
+    return suite
+
+
+def _capacity(case: Capacities, words: Words) -> ET.Element:
+    """A search for a capacity: an error where its two loads could not be compared."""
+    suite = ET.Element("testsuite", name=plain(case.name))
+    shown = ET.SubElement(suite, "testcase", classname=plain(case.name), name="capacity")
+    said = plain(sentence(case, words))
+    if case.verdict == "none":
+        ET.SubElement(shown, "error", type=case.reasons[0], message=said).text = said
+    ET.SubElement(suite, "system-out").text = said
+    for count, number in (("tests", 1), ("failures", 0), ("errors", int(case.verdict == "none"))):
+        suite.set(count, str(number))
     return suite
 
 
