@@ -19,8 +19,13 @@ for template in stack/matrix/*.yaml; do
     sed -e "s|http://NODE_A|$KV_NODE_A|; s|http://NODE_B|$KV_NODE_B|" \
         -e "s|http://YOUR_STORE|$KV_MOONCAKE|; s|YOUR_MODEL|$KV_MODEL|; s|OUT/|$out/|" \
         -e "s|requests: 16|requests: ${REQUESTS:-16}|; s|contexts: 8|contexts: ${CONTEXTS:-8}|" \
-        -e "s|context_tokens: 2700|context_tokens: ${CONTEXT_TOKENS:-2700}|" \
+        -e "s|context_tokens: 1500|context_tokens: ${CONTEXT_TOKENS:-1500}|" \
+        -e "s|sentinels: 8|sentinels: ${SENTINELS:-8}|" \
         "$template" >"$out/configs/${template##*/}"
+done
+
+for name in isolated not_isolated; do
+    kvmatrix "$out/configs/$name.yaml" --check || exit 2
 done
 
 # matrix NAME: its exit status. What is installed is taken as it is.

@@ -23,7 +23,7 @@ from tests.real.pipeline import Round, lines, rounds_of
 from tests.real.test_experiment import RUINOUS
 
 PATIENCE_S = 1_500  # for what takes four minutes on two idle cores
-SHRUNK = {"REQUESTS": "8", "CONTEXTS": "4", "CONTEXT_TOKENS": "700"}
+SHRUNK = {"REQUESTS": "8", "CONTEXTS": "4", "CONTEXT_TOKENS": "700", "SENTINELS": "3"}
 REPEATS = 3
 TIERS = {"local": "local", "store": "store", "A to B": "remote"}
 
