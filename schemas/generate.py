@@ -20,6 +20,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "cleared": records.Cleared,
     "capacity": records.Capacity,
     "calibration": records.Calibration,
+    "outcome": records.Outcome,
     "finding": records.Finding,
 }
 

@@ -44,6 +44,7 @@ def finished(quick: Sim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
             scenario(HOSTILE, "c.yaml", requests=4),
         ],
         repeats=3,
+        formats=["text", "html", "json", "png"],
     )
     status, said = site.make()
     assert status == 2, said  # make's, because the summary's is 1
@@ -54,7 +55,7 @@ def test_a_failing_scenario_does_not_stop_the_rest(finished: tuple[Site, str]) -
     site, said = finished
     assert len(site.runs()) == 6
     assert "Matrix: 3 scenarios in all, 2 succeeded, 1 failed, 0 tainted; " in said
-    assert f"failed: {GONE}: 0 of 3 repeats\n    kvload: http://127.0.0.1:9" in said
+    assert f"failed: {GONE}: 0 of 3 repeats (failed: repeat 1, 2, 3)\n    kvload: http" in said
     (log,) = re.findall(r"^    log: (\S+)$", said, re.M)
     assert "connection refused" in (site.folder / log).read_text(encoding="utf-8")
 
@@ -69,10 +70,27 @@ def test_the_report_has_intervals_between_repeats_and_tells_of_the_failure(
         interval = one["effects"]["ttft"]["interval"]
         assert interval["method"] == "repeats"
         assert interval["low"] < interval["high"]
-    for name in ("report.md", "report.txt"):
+    failed = next(one for one in report["outcomes"] if one["name"] == GONE)
+    assert (failed["state"], failed["done"], failed["failed_repeats"]) == ("failed", 0, [1, 2, 3])
+    assert "connection refused" in failed["error"][-1]
+    assert "connection refused" in (site.folder / failed["log"]).read_text(encoding="utf-8")
+    for name in ("report.md", "report.txt", "report.html"):
         text = (site.folder / "out" / name).read_text(encoding="utf-8")
-        assert "1 failed" in text
-        assert "connection refused" in text
+        assert "3 scenarios in all, 2 succeeded, 1 failed, 0 tainted" in text
+        assert failed["log"] in text or name == "report.txt"  # where it is folded
+    assert list((site.folder / "out" / "charts").glob("ttft_comparison.png"))
+
+
+def test_a_matrix_of_which_nothing_succeeds_has_a_report_too(site: Site) -> None:
+    site.config("gone.yaml", "http://127.0.0.1:9/v1")
+    site.matrix([scenario(GONE, "gone.yaml")], repeats=1)
+    status, said = site.make()
+    assert status == 2
+    assert "1 scenarios in all, 0 succeeded, 1 failed" in said
+    text = (site.folder / "out" / "report.md").read_text(encoding="utf-8")
+    assert "1 scenarios in all, 0 succeeded, 1 failed" in text
+    assert "connection refused" in text
+    assert "old stats" not in text
 
 
 def test_names_are_data(finished: tuple[Site, str]) -> None:

@@ -49,7 +49,7 @@ def _is_matrix(path: Path) -> bool:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         return False  # load_checked says where
-    return isinstance(value, dict) and "test_scenarios" in value
+    return isinstance(value, dict) and bool({"test_scenarios", "grid"} & value.keys())
 
 
 def _engines(config: Config, isolation: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:

@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
         "A matrix of scenarios in, make rules out: make runs them one after the other, isolated,"
         " and only what is missing. Plan and time estimate go to stderr.",
         EXAMPLES,
-        usage="kvmatrix FILE [--check | --estimate | --summary] [--only NAME] [--allow-commands]"
-        " [--progress COMMAND]",
+        usage="kvmatrix FILE [--check | --estimate | --summary | --outcomes] [--only NAME]"
+        " [--allow-commands] [--progress COMMAND]",
     )
     made.add_argument("file", metavar="FILE", help="matrix (YAML), or the folder of a search")
     what = made.add_mutually_exclusive_group()
@@ -49,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
         "--summary",
         action="store_true",
         help="write what became of it; status 1 if something failed, is missing or tainted",
+    )
+    what.add_argument(
+        "--outcomes",
+        action="store_true",
+        help="write the same as records, one a scenario, for kvreport",
     )
     what.add_argument(
         "--progress",
@@ -96,6 +101,8 @@ def run(argv: Sequence[str] | None) -> int:
     if args.only is not None and args.check:
         raise UsageError("--check reads the whole matrix: --only goes without it")
     matrix = read_matrix(args.file, allow_commands=args.allow_commands)
+    if args.outcomes:
+        return _outcomes(matrix)
     if args.summary:
         return _summary(matrix, args.only)
     from kvmatrix.plan import plan_text
@@ -152,10 +159,19 @@ def _progress(matrix: Matrix, steps: list[Step], command: list[str]) -> int:
     return attend(command, matrix, steps)
 
 
+def _outcomes(matrix: Matrix) -> int:
+    from kvmatrix.summary import outcomes
+    from kvpipe.jsonl import write_record
+
+    for one in outcomes(matrix):
+        write_record(one)
+    return 0
+
+
 def _summary(matrix: Matrix, only: str | None) -> int:
     from kvmatrix.schedule import chosen
-    from kvmatrix.summary import summary
+    from kvmatrix.summary import outcomes, summary
 
-    text, clean = summary(matrix, chosen(matrix, only))
+    text, clean = summary(outcomes(matrix), [one.name for one in chosen(matrix, only)])
     sys.stdout.buffer.write(text.encode())
     return 0 if clean else 1

@@ -105,7 +105,7 @@ def _candidates(step: Step) -> list[Path]:
 
 
 def _report(matrix: Matrix, file: str, due: Sequence[str], stats: Sequence[str]) -> str:
-    """The report, with what became of the matrix at its end.
+    """The report, what became of the scenarios in it.
 
     Its prerequisites are the steps first, in their order: that is the order in which make runs.
     It is made aside, and report.md moves last: half a report is never taken for done.
@@ -114,18 +114,16 @@ def _report(matrix: Matrix, file: str, due: Sequence[str], stats: Sequence[str])
     made = f"{out}/report.part"
     wanted = dict.fromkeys(["md", *matrix.formats]) if matrix.formats else []
     formats = "".join(f" --format {name}" for name in wanted)
+    found = f"$(ls {' '.join(stats)} 2>/dev/null) " if stats else ""
     body = (
-        f"\t@{{ flock 9; rm -rf {made} && mkdir {made} &&"
-        f" {{ kvmatrix {file} --summary > {out}/summary.txt || [[ $? == 1 ]]; }} && \\\n"
-        f"\tfound=$(ls {' '.join(stats)} 2>/dev/null) || :;"
-        f' if [[ -n "${{found:-}}" ]]; then kvreport{formats} -o {made} $found || [[ $? == 1 ]];'
-        f" else : > {made}/report.txt; : > {made}/report.md; rm -f {out}/report.json; fi; \\\n"
-        f"\t{{ echo; cat {out}/summary.txt; }} >> {made}/report.txt;"
-        f" {{ printf '\\n## The matrix\\n\\n```text\\n'; cat {out}/summary.txt; echo '```'; }}"
-        f" >> {made}/report.md; \\\n"
-        f"\tmv {made}/report.md {out}/report.last;"
-        f" for made in $(ls {made}); do rm -rf {out}/$made; mv {made}/$made {out}/; done;"
-        f" rmdir {made}; mv {out}/report.last {out}/report.md;"
+        f"\t@{{ flock 9; rm -rf {made} && mkdir {made} && \\\n"
+        f"\t{{ kvmatrix {file} --summary > {out}/summary.txt || [[ $? == 1 ]]; }} && \\\n"
+        f"\tkvmatrix {file} --outcomes > {out}/outcomes.jsonl && \\\n"
+        f"\t{{ kvreport{formats} -o {made} {found}{out}/outcomes.jsonl || [[ $? == 1 ]]; }} &&"
+        " \\\n"
+        f"\tmv {made}/report.md {out}/report.last && \\\n"
+        f"\tfor made in $(ls {made}); do rm -rf {out}/$made; mv {made}/$made {out}/; done &&"
+        f" rmdir {made} && mv {out}/report.last {out}/report.md &&"
         f" echo 'matrix: the report is {out}/report.md' >&2; }} 9>> {out}/lock\n"
     )
     needs = " ".join([*due, *stats])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +12,36 @@ from kvmatrix.disk import DESCRIBED, Attempts, attempts_at
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix, Scenario
 from kvmatrix.quoting import shown
+from kvpipe.records import Outcome
 
 LOG_LINES = 3  # of a failed attempt, at the end: what went wrong, and what was going on
 ERRORS = ("kvload: ", "kvclear: ", "kvplan: ")
 CONTAMINATED = ("contaminated", "not_isolated")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One scenario's."""
-
-    scenario: Scenario
-    done: int
-    tainted: tuple[str, ...]
-    """Why its figures are in doubt."""
-    error: tuple[str, ...]
-    """Last lines of the log of the repeat that failed last."""
-    log: Path | None
-    missing: int
-
-    @property
-    def state(self) -> str:
-        """`succeeded`, `failed`, or `not run`."""
-        if self.log is not None:
-            return "failed"
-        return "not run" if self.missing else "succeeded"
-
-
 def outcome_of(matrix: Matrix, scenario: Scenario) -> Outcome:
     """What became of one scenario."""
     found = [attempts_at(matrix.out, scenario, repeat) for repeat in range(1, matrix.repeats + 1)]
-    missing = [attempts for attempts in found if not attempts.whole]
-    failed = [attempts for attempts in missing if attempts.half]
-    log = failed[-1].part(failed[-1].half[-1]) / "log" if failed else None
+    missing = [number for number, attempts in enumerate(found, 1) if not attempts.whole]
+    failed = [number for number in missing if found[number - 1].half]
+    log = None
+    if failed:
+        last = found[failed[-1] - 1]
+        log = last.part(last.half[-1]) / "log"
     taints = [reason for attempts in found if (reason := _unverified(attempts))]
     if codes := _findings(matrix.out / scenario.slug / "stats.json"):
         taints.append("found by kvstats: " + ", ".join(codes))
     return Outcome(
-        scenario=scenario,
+        name=scenario.name,
+        scenario=scenario.scenario,
+        state="failed" if failed else "not_run" if missing else "succeeded",
+        repeats=len(found),
         done=len(found) - len(missing),
-        tainted=tuple(dict.fromkeys(taints)),
-        error=_error_in(log) if log else (),
-        log=log,
-        missing=len(missing),
+        failed_repeats=failed,
+        tainted=list(dict.fromkeys(taints)),
+        error=list(_error_in(log)) if log else [],
+        log=str(log) if log else None,
+        elapsed_s=_spent_s(matrix.out / scenario.slug),
     )
 
 
@@ -100,34 +87,39 @@ def _error_in(log: Path) -> tuple[str, ...]:
     return tuple(told)
 
 
-def spent_s(matrix: Matrix) -> float:
+def _spent_s(folder: Path) -> float:
     """Seconds that all attempts took, those that failed too: from their files' own stamps."""
     total = 0.0
-    for path in matrix.out.glob(f"*/repeat-*/attempt-*/{DESCRIBED}"):
+    for path in folder.glob(f"repeat-*/attempt-*/{DESCRIBED}"):
         ends = [other.stat().st_mtime for other in path.parent.iterdir()]
         total += max(0.0, max(ends) - path.stat().st_mtime)
     return total
 
 
-def summary(matrix: Matrix, meant: Collection[Scenario]) -> tuple[str, bool]:
-    """The summary of all as text, and whether everything that is meant succeeded untainted."""
-    outcomes = [outcome_of(matrix, scenario) for scenario in matrix.scenarios]
-    counts = {
-        state: sum(one.state == state for one in outcomes)
-        for state in ("succeeded", "failed", "not run")
-    }
-    tainted = sum(bool(one.tainted) for one in outcomes)
-    waiting = f", {counts['not run']} not run" if counts["not run"] else ""
+def outcomes(matrix: Matrix) -> list[Outcome]:
+    """What became of each scenario, in the matrix' order."""
+    return [outcome_of(matrix, scenario) for scenario in matrix.scenarios]
+
+
+def summary(found: Sequence[Outcome], meant: Collection[str]) -> tuple[str, bool]:
+    """The summary of all as text, and whether every scenario meant succeeded untainted."""
+    states = Counter(one.state for one in found)
+    tainted = sum(bool(one.tainted) for one in found)
+    waiting = f", {states['not_run']} not run" if states["not_run"] else ""
     lines = [
-        f"Matrix: {len(outcomes)} scenarios in all, {counts['succeeded']} succeeded,"
-        f" {counts['failed']} failed, {tainted} tainted{waiting}; {duration(spent_s(matrix))}"
+        f"Matrix: {len(found)} scenarios in all, {states['succeeded']} succeeded,"
+        f" {states['failed']} failed, {tainted} tainted{waiting};"
+        f" {duration(sum(one.elapsed_s for one in found))}"
     ]
-    for one in outcomes:
-        repeats = f"{one.done} of {matrix.repeats} repeats"
-        lines.append(f"  {one.state}: {shown(one.scenario.name)}: {repeats}")
+    for one in found:
+        repeats = f"{one.done} of {one.repeats} repeats"
+        if one.failed_repeats:
+            numbers = ", ".join(map(str, one.failed_repeats))
+            repeats += f" (failed: repeat {numbers})"
+        lines.append(f"  {one.state.replace('_', ' ')}: {shown(one.name)}: {repeats}")
         lines += [f"    tainted: {shown(reason)}" for reason in one.tainted]
         lines += [f"    {shown(text)}" for text in one.error]
         if one.log is not None:
             lines.append(f"    log: {one.log}")
-    doubtful = [one for one in outcomes if one.missing or one.tainted]
-    return "\n".join(lines) + "\n", not any(one.scenario in meant for one in doubtful)
+    doubtful = [one for one in found if one.state != "succeeded" or one.tainted]
+    return "\n".join(lines) + "\n", not any(one.name in meant for one in doubtful)

@@ -969,6 +969,33 @@ class Capacity(Record, frozen=True, kw_only=True, tag_field="record", tag="capac
     findings: Annotated[list[Finding], Meta(description="What touches the probes' numbers.")] = []
 
 
+class Outcome(Record, frozen=True, kw_only=True, tag_field="record", tag="outcome"):
+    """What became of one scenario of a matrix, so that a report tells of those that failed."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    name: Annotated[str, Meta(description="Label of the scenario in reports.")]
+    scenario: Annotated[str, Meta(description="Scenario that was to be run.")]
+    state: Annotated[
+        Literal["succeeded", "failed", "not_run"],
+        Meta(description="`not_run`: something is missing, and nothing of it has failed."),
+    ]
+    repeats: Annotated[int, Meta(ge=1, description="Repeats that were asked for.")]
+    done: Annotated[int, Meta(ge=0, description="Repeats that are complete.")]
+    failed_repeats: Annotated[
+        list[int], Meta(description="Repeats whose last attempt failed or was interrupted.")
+    ] = []
+    tainted: Annotated[list[str], Meta(description="Why its figures are in doubt.")] = []
+    error: Annotated[list[str], Meta(description="Last lines of the last failed log.")] = []
+    log: Annotated[
+        str | None, Meta(description="That log, from where make ran; null: nothing failed.")
+    ] = None
+    elapsed_s: Annotated[
+        float, Meta(ge=0, description="What all of its attempts took, those that failed too.")
+    ] = 0.0
+
+
 StreamRecord = Run | Request | ServerMetrics | End
 PlanRecord = Plan | Planned
 AnyRecord = (
@@ -983,4 +1010,5 @@ AnyRecord = (
     | Cleared
     | Capacity
     | Calibration
+    | Outcome
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROG = "kvreport"
 FORMATS = ("text", "md", "html", "json", "csv", "junit", "png")
-TARGETS = "ttft_reduction=0.6 throughput_increase=1.5 tpot_ratio=0.8..1.2"
+TARGETS = "ttft_reduction=0.6 throughput_increase=1.5 tpot_ratio=0.8..1.2 pd_ttft_ratio=1.25"
 EXAMPLES = """\
   kvload --url URL --scenario long_context_high_reuse | kvstats | kvreport
   kvreport r1.json r2.json --target ttft_reduction=0.6
@@ -158,12 +158,13 @@ def _output(options: argparse.Namespace) -> Output:
     from kvreport.enough import Wish
     from kvreport.experiments import group
     from kvreport.inputs import read_inputs
+    from kvreport.modes import compared
     from kvreport.output import Output
-    from kvreport.targets import parse
+    from kvreport.targets import parse, parse_pd
 
     wished, until = parse(options.target), _until(options)
     inputs = read_inputs(options.files)
-    if not (inputs.rounds or inputs.searches):
+    if not (inputs.rounds or inputs.searches or inputs.outcomes):
         sources = ", ".join(options.files) or "stdin"
         raise ToolError(f"nothing to read: no round stats in {sources} (did kvstats fail?)")
     experiments = group(inputs.rounds)
@@ -178,9 +179,12 @@ def _output(options: argparse.Namespace) -> Output:
         ),
         progress=_progress,
     )
-    conclusion = msgspec.structs.replace(conclusion, capacities=capacities(inputs.searches))
+    conclusion = msgspec.structs.replace(
+        conclusion, capacities=capacities(inputs.searches), outcomes=inputs.outcomes
+    )
     if options.baseline is not None:
         conclusion = contrasted(conclusion, experiments, options.baseline)
+    conclusion = compared(conclusion, experiments, parse_pd(options.target), options.baseline)
     return Output(
         prog=PROG,
         conclusion=conclusion,
@@ -225,6 +229,11 @@ def _status(conclusion: Conclusion) -> int:
         if case.verdict == "none":
             why = words.listed([reason(code, words) for code in case.reasons])
             complain(f"the capacity of '{case.name}' is not compared: {why}", PROG)
+            status = 1
+    for outcome in conclusion.outcomes:
+        if outcome.state != "succeeded":
+            state = words.say(f"outcome_{outcome.state}")
+            complain(f"scenario '{clean(outcome.name)}' of the matrix: {state}", PROG)
             status = 1
     for name, result in conclusion.failed_targets:
         shown = words.say(f"tally_{result.status}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kvpipe.records import RoundStats
+from kvpipe.records import Outcome, RoundStats
 from kvreport.capacity import Capacities
 from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
@@ -106,12 +106,43 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario against the baseline scenario: paired where both sent the same requests.
 
-    `refused` is why they were not paired: `plan` or `no_samples`; null if they were.
+    `refused` is why they were not paired: other `shape` or `text`, or no `samples`; null if they
+    were. `differs` is in what their plans differ.
     """
 
     name: str
     refused: str | None
     effects: dict[str, Effect]
+    differs: list[Condition] = []
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of the documents' comparison: means over the rounds of one role; null: not known.
+
+    `key` is `non_pd`, `pd_cold` or `pd_hit`; throughput is null in an open loop.
+    """
+
+    key: str
+    name: str
+    ttft_s: float | None
+    tpot_s: float | None
+    e2e_s: float | None
+    throughput_rps: float | None
+
+
+class Modes(msgspec.Struct, frozen=True, kw_only=True):
+    """A PD scenario beside its non-PD partner.
+
+    `effects` are from the partner's cold round to the PD rounds, `ttft_cold`, `ttft_hit` and so on;
+    `refused` is why nothing was paired: `samples`, other `shape`, or other `text`.
+    """
+
+    non_pd: str
+    pd: str
+    refused: str | None
+    columns: list[Column]
+    effects: dict[str, Effect]
+    differs: list[Condition] = []
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="report"):
@@ -124,7 +155,10 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     until: Enough | None = None
     baseline: str | None = None
     contrasts: list[Contrast] = []
+    modes: list[Modes] = []
     capacities: list[Capacities] = []
+    outcomes: list[Outcome] = []
+    """Of a matrix' scenarios, those that failed among them."""
 
     @property
     def simulated(self) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from kvpipe.jsonl import decode_line, explain, open_lines
 from kvpipe.process import ToolError
-from kvpipe.records import Capacity, RequestStats, RoundStats
+from kvpipe.records import Capacity, Outcome, RequestStats, RoundStats
 from kvreport import oldstats
 from kvreport.capacity import Search
 from kvreport.rounds import Round
@@ -26,21 +26,25 @@ class Inputs:
 
     rounds: list[Round]
     searches: list[Search]
+    outcomes: list[Outcome]
+    """What kvmatrix says became of its scenarios."""
 
 
 def read_inputs(arguments: Sequence[str]) -> Inputs:
     """Everything in `[LABEL=]FILE ...`, stdin if there is none; what is read twice counts once.
 
-    Raises ToolError at the first thing that is neither round stats nor a search for a capacity,
-    with file, line and key.
+    Raises ToolError at the first thing that is neither round stats nor a search for a capacity nor
+    a matrix' outcome, with file, line and key.
     """
     rounds: list[Round] = []
     searches: list[Search] = []
+    outcomes: list[Outcome] = []
     seen: set[str] = set()
     for argument in arguments or ["-"]:
         label, path = split_label(argument)
         read = labelled(read_file(path), label)
         searches += read.searches
+        outcomes += read.outcomes
         for found in read.rounds:
             run = found.stats.run
             ids = [run] if not isinstance(run, list) else run
@@ -49,7 +53,7 @@ def read_inputs(arguments: Sequence[str]) -> Inputs:
                 continue
             seen.add(identity)
             rounds.append(found)
-    return Inputs(rounds=rounds, searches=searches)
+    return Inputs(rounds=rounds, searches=searches, outcomes=outcomes)
 
 
 def split_label(argument: str) -> tuple[str | None, str]:
@@ -65,6 +69,7 @@ def labelled(read: Inputs, label: str | None) -> Inputs:
     if label is None:
         return read
     names = {one.stats.name for one in read.rounds} | {one.record.name for one in read.searches}
+    names |= {one.name for one in read.outcomes}
     several = len(names) > 1
 
     def under(name: str) -> str:
@@ -73,6 +78,7 @@ def labelled(read: Inputs, label: str | None) -> Inputs:
     return Inputs(
         rounds=[replace(one, label=under(one.stats.name)) for one in read.rounds],
         searches=[replace(one, label=under(one.record.name)) for one in read.searches],
+        outcomes=[msgspec.structs.replace(one, name=under(one.name)) for one in read.outcomes],
     )
 
 
@@ -80,13 +86,15 @@ def read_file(path: str) -> Inputs:
     """Everything in one file; ToolError with the place of what is none."""
     with open_lines(path) as (name, stream):
         data = stream.read()
-    inputs = Inputs(rounds=[], searches=[])
+    inputs = Inputs(rounds=[], searches=[], outcomes=[])
     for place, piece in pieces(data, name):
         match _record(piece, place):
             case RoundStats() as stats:
                 inputs.rounds.append(Round(stats=stats, place=place))
             case Capacity() as record:
                 inputs.searches.append(Search(record=record, place=place))
+            case Outcome() as outcome:
+                inputs.outcomes.append(outcome)
     return inputs
 
 
@@ -106,7 +114,7 @@ def pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         yield f"{name}: element {number}", bytes(element)
 
 
-def _record(piece: bytes, place: str) -> RoundStats | Capacity | None:
+def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | None:
     """The record; None for a request's line, which `kvstats --per-request` writes before it."""
     try:
         value: Any = msgspec.json.decode(piece)
@@ -119,7 +127,7 @@ def _record(piece: bytes, place: str) -> RoundStats | Capacity | None:
     record = decode_line(piece, place)
     if isinstance(record, RequestStats):
         return None
-    if isinstance(record, Capacity):
+    if isinstance(record, (Capacity, Outcome)):
         return record
     if not isinstance(record, RoundStats):
         raise ToolError(

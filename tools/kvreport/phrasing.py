@@ -17,6 +17,8 @@ def report_title(conclusion: Conclusion, words: Words) -> str:
     kinds = [one.kind for one in conclusion.scenarios]
     named = [words.say(f"kind_{kind}") for kind in ("unit cost", "load") if kind in kinds]
     named += [words.say("kind_capacity")] if conclusion.capacities else []
+    if conclusion.outcomes and not named:
+        return words.say("title_matrix")
     named = named or [words.say("kinds_unknown")]
     form = "title"
     if conclusion.simulated:

@@ -13,6 +13,8 @@ from kvreport.conclusion import Conclusion
 from kvreport.contrast import contrast
 from kvreport.details import details
 from kvreport.document import Block, Document, Figure, Heading
+from kvreport.modes_chapter import modes_chapter
+from kvreport.outcomes import outcomes_chapter
 from kvreport.summary import summary
 from kvreport.words import Words
 
@@ -26,11 +28,13 @@ def document_of(
     blocks: list[Block] = [Heading(1, phrasing.report_title(conclusion, words))]
     for name, chapter in (
         ("answer", answer(conclusion, words)),
+        ("outcomes", outcomes_chapter(conclusion.outcomes, words)),
         ("capacity", capacity_chapter(conclusion.capacities, words)),
         ("summary", [*summary(conclusion, words), *_figures(charts.summary, pictures)]),
+        ("modes", modes_chapter(conclusion, words)),
         ("", contrast(conclusion, words)),
         ("details", details(conclusion, words, own)),
-        ("", ending(conclusion, words)),
+        ("", ending(conclusion, words) if conclusion.scenarios or conclusion.capacities else []),
     ):
         if chapter:
             blocks += [Heading(2, words.say(name)), *chapter] if name else chapter
