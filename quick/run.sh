@@ -25,7 +25,7 @@ while (($#)); do
     esac
     shift 2
 done
-[[ -n $url ]] || usage
+[[ -n $url && $seconds =~ ^[0-9]+$ ]] || usage
 
 lengths=$(python "$here/shape.py" length "${endpoint[@]}")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from kvmatrix.disk import NAMED
 from kvmatrix.display import DRAW_S, Display, is_terminal
 from kvmatrix.matrix import Matrix
-from kvmatrix.progress import Due, Progress, Seen, due_of, told
+from kvmatrix.progress import Progress, Seen, due_of, told, took_before
 from kvmatrix.quoting import GUARD
 from kvmatrix.schedule import Step
 from kvpipe.process import Stopped
@@ -33,7 +33,9 @@ def attend(command: Sequence[str], matrix: Matrix, steps: Sequence[Step]) -> int
     """Run the command; its status. Raises Stopped if a signal ended it."""
     if "n" in os.environ.get("MAKEFLAGS", "").partition(" ")[0]:
         os.execvp(command[0], list(command))  # make -n: nothing will happen
-    due = due_of(steps, matrix)
+    progress = Progress(
+        due_of(steps, matrix), began_s=time.monotonic(), took=took_before(steps, matrix)
+    )
     folders = [step.attempts.folder for step in steps if step.attempt is not None]
     with subprocess.Popen(
         [*GUARD.split(), *command],
@@ -44,7 +46,7 @@ def attend(command: Sequence[str], matrix: Matrix, steps: Sequence[Step]) -> int
         _hand_on(process)
         stream = process.stdout or process.stderr
         assert stream is not None
-        _watch(process, stream.fileno(), due, folders)
+        _watch(process, stream.fileno(), progress, folders)
     if process.returncode < 0:
         raise Stopped(-process.returncode)
     return process.returncode
@@ -66,13 +68,12 @@ def _hand_on(process: subprocess.Popen[bytes]) -> None:
 
 
 def _watch(
-    process: subprocess.Popen[bytes], source: int, due: list[Due], folders: Sequence[Path]
+    process: subprocess.Popen[bytes], source: int, progress: Progress, folders: Sequence[Path]
 ) -> None:
     """Pass on what make says until it says no more, and draw in between.
 
     A server that somebody's command left running may hold the pipe open: make's end is enough.
     """
-    progress = Progress(due, began_s=time.monotonic())
     display = Display(ERR, is_terminal(ERR))
     display.drawn_s = progress.began_s
     records = Records()

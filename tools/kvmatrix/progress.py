@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from kvmatrix.disk import DESCRIBED
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix
 from kvmatrix.quoting import shown
@@ -46,20 +47,20 @@ class Due:
 
 def due_of(steps: Iterable[Step], matrix: Matrix) -> list[Due]:
     """The steps to do, in their order."""
-    numbers = {one.slug: number for number, one in enumerate(matrix.scenarios, 1)}
-    return [
-        Due(
-            name=shown(step.scenario.name),
-            number=numbers[step.scenario.slug],
-            scenarios=len(numbers),
-            repeat=step.repeat,
-            repeats=matrix.repeats,
-            rounds=step.scenario.shape.rounds + step.scenario.shape.controls,
-            estimate_s=step.scenario.shape.repeat_s,
-        )
-        for step in steps
-        if step.attempt is not None
-    ]
+    return [_due(step, matrix) for step in steps if step.attempt is not None]
+
+
+def _due(step: Step, matrix: Matrix) -> Due:
+    slugs = [scenario.slug for scenario in matrix.scenarios]
+    return Due(
+        name=shown(step.scenario.name),
+        number=slugs.index(step.scenario.slug) + 1,
+        scenarios=len(slugs),
+        repeat=step.repeat,
+        repeats=matrix.repeats,
+        rounds=step.scenario.shape.rounds + step.scenario.shape.controls,
+        estimate_s=step.scenario.shape.repeat_s,
+    )
 
 
 @dataclass(slots=True)
@@ -87,6 +88,22 @@ class Took:
     due: Due
     seconds: float
     failed: bool
+
+
+def took_before(steps: Iterable[Step], matrix: Matrix) -> list[Took]:
+    """What complete attempts of earlier runs took, by their files' own stamps."""
+    found = []
+    for step in steps:
+        for number in step.attempts.whole[-1:]:
+            attempt = step.attempts.path(number)
+            try:
+                begun = (attempt / DESCRIBED).stat().st_mtime
+                ended = (attempt / "run.jsonl").stat().st_mtime
+            except OSError:
+                continue  # its folder is being moved, or somebody tidied up
+            seconds = max(0.0, ended - begun)
+            found.append(Took(due=_due(step, matrix), seconds=seconds, failed=False))
+    return found
 
 
 @dataclass(slots=True)
