@@ -29,8 +29,10 @@ def outcome_of(matrix: Matrix, scenario: Scenario) -> Outcome:
         last = found[failed[-1] - 1]
         log = last.part(last.half[-1]) / "log"
     taints = [reason for attempts in found if (reason := _unverified(attempts))]
-    if codes := _findings(matrix.out / scenario.slug / "stats.json"):
+    stats = _records(matrix.out / scenario.slug / "stats.json")
+    if codes := _findings(stats):
         taints.append("found by kvstats: " + ", ".join(codes))
+    taints += _stopped(stats)
     return Outcome(
         name=scenario.name,
         scenario=scenario.scenario,
@@ -62,15 +64,28 @@ def _unverified(attempts: Attempts) -> str | None:
     return f"isolation {word}: {record.get('reason')}"
 
 
-def _findings(stats: Path) -> list[str]:
-    """Codes of the findings that taint a scenario, in the order of their first appearance."""
+def _records(stats: Path) -> list[dict[str, Any]]:
+    """The lines of a scenario's statistics; none where they are not there, or broken."""
     try:
         lines = stats.read_bytes().splitlines()  # of text: a name may have a U+2028
-        rounds: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines]
     except (OSError, ValueError):
         return []
-    codes = [finding["code"] for one in rounds for finding in one.get("findings", [])]
+
+
+def _findings(stats: Sequence[dict[str, Any]]) -> list[str]:
+    """Codes of the findings that taint a scenario, in the order of their first appearance."""
+    codes = [finding["code"] for one in stats for finding in one.get("findings", [])]
     return list(dict.fromkeys(code for code in codes if code in CONTAMINATED))
+
+
+def _stopped(stats: Sequence[dict[str, Any]]) -> list[str]:
+    """Searches for a capacity that have shown nothing, and why."""
+    return [
+        f"the search of {one['arm']} in repeat {one['repeat']} was stopped: {one['reason']}"
+        for one in stats
+        if one["record"] == "capacity" and one["state"] == "stopped"
+    ]
 
 
 def _error_in(log: Path) -> tuple[str, ...]:
