@@ -92,6 +92,10 @@ def test_a_probe_that_shows_nothing_is_repeated_and_then_the_search_stops() -> N
     assert progress(LIMITS, [invalid] * TRIES, None).state == "stopped"
     passed = Tried(rate_rps=5.657, verdict="passed")
     assert progress(LIMITS, [invalid, passed], None).next_rps == 11.31
+    failed = Tried(rate_rps=11.31, verdict="failed")
+    between = Tried(rate_rps=7.999, verdict="invalid", reason="client_limited")
+    wide = progress(LIMITS, [passed, failed, *[between] * TRIES], None)
+    assert (wide.state, wide.passed_rps, wide.failed_rps) == ("found", 5.657, 11.31)
 
 
 def test_a_probe_is_long_enough_for_the_queue_of_a_rate_just_too_high() -> None:

@@ -157,6 +157,17 @@ def test_one_search_that_was_stopped_leaves_no_verdict(sh: Sh) -> None:
     assert "×" not in done.out
 
 
+def test_a_bracket_that_could_not_be_made_closer_says_why_and_widens_the_interval(sh: Sh) -> None:
+    coarse = [*THREE[:5], search(3, "hit", 6.0, 12.0, reason="client_limited")]
+    found, exact = case(coarse), case(THREE)
+    assert found.high is not None and exact.high is not None and found.high > exact.high
+    assert found.verdict == "higher"
+    assert (
+        "found, no closer: the client was late"
+        in sh("kvreport --format md", stdin=lines(coarse)).out
+    )
+
+
 def test_one_arm_alone_is_shown_and_not_compared() -> None:
     found = case(THREE[::2])
     assert (found.verdict, found.reasons, found.ratio) == ("none", ["one_arm"], None)

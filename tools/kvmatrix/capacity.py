@@ -110,7 +110,10 @@ def progress(limits: Limits, tried: Sequence[Tried], before: Progress | None) ->
     if tried and tried[-1].verdict == "invalid":
         again = tried[-1].rate_rps
         spent = sum(one.verdict == "invalid" and one.rate_rps == again for one in tried)
-        return ended("stopped") if spent >= TRIES else at(again)
+        if spent < TRIES:
+            return at(again)
+        # What is known remains known: a bracket is only wider than was asked for.
+        return ended("stopped" if passed is None or failed is None else "found")
     if passed is not None and failed is not None:
         if failed <= passed * (1 + limits.precision) * ROUNDING:
             return ended("found")

@@ -190,8 +190,8 @@ def _capacity(folder: Path, search: Search, arm: Arm) -> Capacity:
     ended = progress(search.limits, [one.tried for one in judged], _before(search, arm))
     if ended.state is None or not judged:
         raise ToolError(f"{folder}: the search of {arm} has not ended: run the matrix again")
-    last = judged[-1].stats
-    run = last.run
+    last = judged[-1]
+    run = last.stats.run
     assert isinstance(run, Run)  # _judged has refused the others
     limits = search.limits
     return Capacity(
@@ -204,7 +204,7 @@ def _capacity(folder: Path, search: Search, arm: Arm) -> Capacity:
         model=run.model,
         engine=run.engine,
         simulated=run.simulated,
-        slo=last.slo,
+        slo=last.stats.slo,
         goodput_ratio=limits.goodput,
         from_rps=limits.from_rps,
         to_rps=limits.to_rps,
@@ -212,7 +212,7 @@ def _capacity(folder: Path, search: Search, arm: Arm) -> Capacity:
         state=ended.state,
         passed_rps=ended.passed_rps,
         failed_rps=ended.failed_rps,
-        reason=judged[-1].probe.reason if ended.state == "stopped" else None,
+        reason=last.probe.reason if last.probe.verdict == "invalid" else None,
         probes=[one.probe for one in judged],
         findings=_findings(judged),
     )

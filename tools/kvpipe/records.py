@@ -953,7 +953,7 @@ class Capacity(Record, frozen=True, kw_only=True, tag_field="record", tag="capac
         CapacityState,
         Meta(
             description="`above`: even `to_rps` passed; `below`: even `from_rps` failed; "
-            "`stopped`: probes showed nothing."
+            "`stopped`: probes showed nothing, and there is no bracket."
         ),
     ]
     passed_rps: Annotated[
@@ -963,7 +963,8 @@ class Capacity(Record, frozen=True, kw_only=True, tag_field="record", tag="capac
         float | None, Meta(description="Lowest rate that failed; null: none did.")
     ] = None
     reason: Annotated[
-        str | None, Meta(description="Why the search stopped; null: it came to its end.")
+        str | None,
+        Meta(description="Why it ended before its precision was reached; null: it was."),
     ] = None
     probes: Annotated[list[CapacityProbe], Meta(description="Every probe, in its order.")]
     findings: Annotated[list[Finding], Meta(description="What touches the probes' numbers.")] = []

@@ -145,9 +145,10 @@ def _searches(cases: Sequence[Capacities], words: Words) -> Table:
 
 
 def _end(record: Capacity, words: Words) -> str:
-    return words.say(
-        f"search_{record.state}", reason=phrasing.reason(record.reason or "not_measured", words)
-    )
+    reason = phrasing.reason(record.reason or "not_measured", words)
+    if record.state == "found" and record.reason:
+        return words.say("search_coarse", reason=reason)
+    return words.say(f"search_{record.state}", reason=reason)
 
 
 def _findings(cases: Sequence[Capacities], words: Words) -> Iterator[str]:

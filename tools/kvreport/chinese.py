@@ -634,6 +634,7 @@ PHRASES: dict[str, str] = {
     "search_no_reuse": "无复用",
     "search_hit": "命中",
     "search_found": "已找到",
+    "search_coarse": "已找到，未能更精确：{reason}",
     "search_above": "高于搜索范围",
     "search_below": "低于搜索范围",
     "search_stopped": "已停止：{reason}",

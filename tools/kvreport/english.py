@@ -628,6 +628,7 @@ PHRASES: dict[str, str] = {
     "search_no_reuse": "no reuse",
     "search_hit": "with hits",
     "search_found": "found",
+    "search_coarse": "found, no closer: {reason}",
     "search_above": "above the range",
     "search_below": "below the range",
     "search_stopped": "stopped: {reason}",
