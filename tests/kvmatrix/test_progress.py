@@ -369,7 +369,8 @@ def test_make_keeps_its_status_and_its_streams(site: Site, quick: Sim) -> None:
     assert "FAILED: x" in err and "connection refused" in err
 
 
-def test_a_signal_is_handed_on_and_is_the_end(site: Site, quick: Sim) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_is_handed_on_and_is_the_end(site: Site, quick: Sim, signum: int) -> None:
     two(site, quick.url)
     command = f"{RUN.partition('&&')[0]} && exec {RUN.partition('&& ')[2]}"
     with site.start(command) as process:
@@ -377,9 +378,9 @@ def test_a_signal_is_handed_on_and_is_the_end(site: Site, quick: Sim) -> None:
         for line in process.stdout:
             if "Round 1" in line:
                 break
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         process.stdout.read()  # to its end: nothing of it holds the pipe any longer
-        assert process.wait(60) == -signal.SIGTERM
+        assert process.wait(60) == -signum
     assert site.runs() == []
 
 
