@@ -79,10 +79,12 @@ def arrange(
     sizes: Sizes,
     take_port: Callable[[int], int],
     connector: Connector = "mooncake",
+    lmcache_l2: bool = False,
 ) -> Arrangement:
     """Lay out `nodes` vLLM nodes around one store; `take_port(first)` claims a free port."""
     if connector == "lmcache-mp":
-        return around_lmcache(nodes=nodes, folders=folders, sizes=sizes, take_port=take_port)
+        l2 = folders.logs / "lmcache-l2" if lmcache_l2 else None
+        return around_lmcache(nodes, l2, folders=folders, sizes=sizes, take_port=take_port)
     rpc_port, http_port = take_port(MASTER_RPC_PORT), take_port(MASTER_HTTP_PORT)
     node_ports = [take_port(NODE_PORT) for _ in range(nodes)]
     lookup_ports = [take_port(LOOKUP_PORT) for _ in range(nodes)]
@@ -116,7 +118,7 @@ def arrange(
 
 
 def around_lmcache(
-    *, nodes: int, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
+    nodes: int, l2: Path | None, *, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
 ) -> Arrangement:
     """Nodes around one LMCache server; nothing of Mooncake runs."""
     port, http_port = take_port(LMCACHE_PORT), take_port(LMCACHE_HTTP_PORT)
@@ -130,7 +132,7 @@ def around_lmcache(
     python = str(places.lmcache_environment() / "bin" / "python")
     return Arrangement(
         folder=folders.logs,
-        store=lmcache_server(port, http_port, nodes * sizes.segment_mib),
+        store=lmcache_server(port, http_port, nodes * sizes.segment_mib, l2),
         nodes=tuple(
             replace(
                 one,
@@ -205,8 +207,9 @@ LMCACHE_ENVIRONMENT = {
 }
 
 
-def lmcache_server(port: int, http_port: int, l1_mib: int) -> Process:
-    """One server with L1 alone. Its metrics are a page of its HTTP side."""
+def lmcache_server(port: int, http_port: int, l1_mib: int, l2: Path | None) -> Process:
+    """One server with L1, and a folder as L2 if one is named. Its HTTP side has its metrics."""
+    behind = ("--l2-adapter", json.dumps({"type": "fs", "base_path": str(l2)})) if l2 else ()
     return Process(
         name="lmcache",
         command=(
@@ -216,6 +219,7 @@ def lmcache_server(port: int, http_port: int, l1_mib: int) -> Process:
             # Without it vLLM hangs at its start: what the server would drive needs a GPU.
             *("--supported-transfer-mode", "engine_driven"),
             *("--l1-size-gb", str(l1_mib / 1024), "--no-l1-use-lazy", "--eviction-policy", "LRU"),
+            *behind,
         ),
         environment=LMCACHE_ENVIRONMENT,
         health_url=f"http://{HOST}:{http_port}/healthcheck",

@@ -215,6 +215,7 @@ def session(options: argparse.Namespace, folders: Folders) -> Outcome:
             sizes=sizes,
             take_port=claims.take,
             connector=options.connector,
+            lmcache_l2=options.lmcache_l2,
         )
         plan = with_node_environment(plan, dict(options.node_env))
         bring_up(options, plan, group, watch)
@@ -249,6 +250,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sub.add_argument(
             "--node-env", type=assignment, action="append", default=[], metavar="NAME=VALUE",
             help="variable for every node; the caller's own VLLM_* are not passed on",
+        )  # fmt: skip
+        sub.add_argument(
+            "--lmcache-l2", action="store_true",
+            help="a second level for LMCache: files in lmcache-l2 of the folder for logs",
         )  # fmt: skip
         sub.add_argument("--dir", type=Path, help="folder for logs, kept afterwards")
         sub.add_argument(

@@ -187,7 +187,7 @@ def test_nodes_and_server_are_cleared_and_shown_empty(around: Around) -> None:
 
     assert (status, record["verified"]) == (0, True)
     [clear] = [step for step in record["steps"] if step["tier"] == "lmcache"]
-    assert clear["ok"] is True and "0 objects left" in clear["answer"]
+    assert clear["ok"] is True and "0 objects left in L1; it has no L2" in clear["answer"]
     assert len(proofs(record, "engine")) == 4
     for proof in proofs(record, "engine"):
         assert proof["control_tokens"] >= 2 * CHUNK_TOKENS and proof["after_tokens"] == 0
@@ -243,6 +243,30 @@ def test_the_probe_finds_that_tags_are_not(around: Around) -> None:
 
     found = asyncio.run(ask())
     assert found.ignored_by == ["engine", "store"], found
+
+
+def test_a_second_level_survives_the_clear_and_is_found(tmp_path: Path) -> None:
+    """`/cache/clear` says ok and leaves no object in L1; the next prompt comes from the files."""
+    arrangement = ("--nodes", "1", "--connector", "lmcache-mp", "--lmcache-l2")
+    with stack_up(tmp_path, *arrangement) as up:
+        node, files = Node(url=up["nodes"][0], model=up["model"]), tmp_path / "lmcache-l2"
+        prompt = random_prompt("second level", LENGTH)
+        node.complete(prompt)
+        until(lambda: len(list(files.iterdir())) >= CHUNKS, "files of five chunks")
+        named = ("--vllm", node.url, "--engine", f"lmcache-mp={up['lmcache']}")
+
+        status, record = kvclear(*named)
+
+        [clear] = [step for step in record["steps"] if step["tier"] == "lmcache"]
+        assert clear["ok"] is True and "0 objects left in L1" in clear["answer"]
+        assert "its L2 is not cleared" in clear["advice"]
+        assert (status, record["verified"]) == (1, False)
+        assert "from behind it" in record["reason"]
+        assert moved(node, prompt)["external_kv_transfer"] == FROM_LMCACHE
+
+        status, record = kvclear(*named, "--command", f"find {files} -type f -delete")
+        assert (status, record["verified"]) == (0, True)
+        assert moved(node, prompt)["local_compute"] == LENGTH
 
 
 # --- a whole experiment --------------------------------------------------------------------------
