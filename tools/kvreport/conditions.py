@@ -47,6 +47,7 @@ READERS: dict[str, Reader] = {
     "salt": lambda run: run.salt_way,
     "requests": lambda run: run.requests,
     "contexts": lambda run: run.contexts,
+    "seed": lambda run: run.seed,
     "shape": lambda run: run.shape_sha256[:12],
     "token lengths": lambda run: run.calibrated,
     "block tokens": lambda run: run.block_tokens,
@@ -55,7 +56,17 @@ READERS: dict[str, Reader] = {
     "client host": lambda run: run.host.name,
     "client processors": lambda run: run.host.cpus,
     "kvload": lambda run: run.tool_version,
+    "measured on": lambda run: run.started_at[:10],
 }
+
+
+PLAN = ("requests", "contexts", "order", "seed", "shape", "token lengths")
+"""Conditions that make two plans differ."""
+
+
+def of_plans(one: Experiment, other: Experiment) -> list[Condition]:
+    """In what the plans of two experiments differ."""
+    return [found for found in across([one, other]) if found.key in PLAN]
 
 
 def within(experiment: Experiment) -> list[Condition]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvreport import figures, phrasing
-from kvreport.conclusion import Conclusion, Contrast
+from kvreport.conclusion import Conclusion, Contrast, Modes
 from kvreport.document import Block, Bullets, Heading, Table
 from kvreport.effects import Effect
 from kvreport.words import Words
@@ -36,7 +36,21 @@ def contrast(conclusion: Conclusion, words: Words) -> list[Block]:
 def _refused(one: Contrast, words: Words) -> str:
     if one.refused == "samples":
         return words.say("contrast_samples", name=one.name)
-    return words.say("contrast_plan", name=one.name, what=words.say(f"what_{one.refused}"))
+    return words.say("contrast_plan", name=one.name, what=difference(one, words))
+
+
+def difference(one: Contrast | Modes, words: Words) -> str:
+    """`other shapes: requests 12 and 30; contexts 4 and 8`."""
+    what = words.say(f"what_{one.refused}")
+    parts = [
+        words.say(
+            "what_differs",
+            key=words.maybe(f"condition_{found.key}") or found.key,
+            values=words.listed([value or words.say("none") for value, _ in found.values]),
+        )
+        for found in one.differs
+    ]
+    return words.say("fact", label=what, text="; ".join(parts)) if parts else what
 
 
 def _row(scenario: str, key: str, effect: Effect, words: Words) -> list[str]:

@@ -12,6 +12,7 @@ import msgspec
 
 from kvpipe.process import UsageError
 from kvreport.conclusion import Conclusion, Contrast
+from kvreport.conditions import of_plans
 from kvreport.effects import Comparison, Effect, effect, rate_effect
 from kvreport.enough import AS_RECORDED, first_stage
 from kvreport.experiments import Experiment, Matched, Role
@@ -59,7 +60,13 @@ def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -
             if one is not None:
                 verdict = judge(one, findings, None)
                 found[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
-    return Contrast(name=other.name, refused=_refused(base, other, found), effects=found)
+    refused = refusal(base, other, found)
+    return Contrast(
+        name=other.name,
+        refused=refused,
+        effects=found,
+        differs=of_plans(base, other) if refused else [],
+    )
 
 
 def _matches(base: Experiment, other: Experiment, role: Role) -> list[Matched]:
@@ -76,7 +83,7 @@ def _matches(base: Experiment, other: Experiment, role: Role) -> list[Matched]:
     return found
 
 
-def _refused(base: Experiment, other: Experiment, found: dict[str, Effect]) -> str | None:
+def refusal(base: Experiment, other: Experiment, found: dict[str, Effect]) -> str | None:
     """Why nothing was paired: `samples`, other `shape`, or other `text` of the same shape."""
     if found:
         return None

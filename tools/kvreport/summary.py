@@ -27,7 +27,8 @@ def summary(conclusion: Conclusion, words: Words) -> list[Block]:
             Paragraph(words.say("conditions_across")),
             Bullets([condition(one, words) for one in conclusion.conditions]),
         ]
-    wished = conclusion.scenarios[0].targets if conclusion.scenarios else []
+    judged = conclusion.scenarios[0].targets if conclusion.scenarios else []
+    wished = [one for one in judged if one.target.name in TABLES]
     compared = [one for one in conclusion.scenarios if one.comparable]
     if compared:
         mixed = phrasing.mixtures(compared, words)

@@ -70,19 +70,36 @@ DEFAULTS = (
     band("tpot_ratio", "tpot", 0.8, 1.2),
 )
 REDUCTIONS = {"ttft_reduction": "ttft", "e2e_reduction": "e2e", "prefill_reduction": "prefill"}
-NAMES = (*REDUCTIONS, "throughput_increase", "tpot_ratio")
+NAMES = (*REDUCTIONS, "throughput_increase", "tpot_ratio", "pd_ttft_ratio")
+PD = "pd_ttft_ratio"
+"""Held against another scenario: a PD hit by the same requests without PD."""
 
 
 def parse(arguments: Sequence[str]) -> list[Target]:
-    """The default targets with those of `--target NAME=VALUE` in their place or behind them."""
+    """The default targets with those of `--target NAME=VALUE` in their place or behind them.
+
+    Without the one that two scenarios are needed for: see `parse_pd`.
+    """
     named = [_parse(one) for one in arguments]
     names = [one.name for one in named]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise UsageError(f"--target {twice} is given twice")
-    by_name = {one.name: one for one in named}
+    by_name = {one.name: one for one in named if one.name != PD}
     kept = [by_name.pop(one.name, one) for one in DEFAULTS]
     return [*kept, *by_name.values()]
+
+
+def parse_pd(arguments: Sequence[str]) -> Target:
+    """The PD target: as named, else the documents'."""
+    named = [one for one in map(_parse, arguments) if one.name == PD]
+    return named[0] if named else at_most(PD, "pd_ttft", 1.25)
+
+
+def at_most(name: str, effect: str, value: float, *, named: bool = False) -> Target:
+    if not 0 < value <= 100:
+        raise UsageError(f"--target {name}={value:g}: a ratio is expected, such as 1.25")
+    return Target(name=name, effect=effect, asked=[value], high=value, named=named)
 
 
 def _parse(argument: str) -> Target:
@@ -99,6 +116,8 @@ def _parse(argument: str) -> Target:
             )
         return band(name, "tpot", _number(argument, low), _number(argument, high), named=True)
     value = _number(argument, text)
+    if name == PD:
+        return at_most(name, "pd_ttft", value, named=True)
     if name == "throughput_increase":
         return increase(name, "throughput", value, named=True)
     return reduction(name, REDUCTIONS[name], value, named=True)
@@ -146,6 +165,14 @@ def judge(
     if status == "met" and effect.repeats == 1:
         status = "met_in_1_run"
     return Result(target=target, status=status, reason=reason)
+
+
+def judge_pd(target: Target, effect: Effect | None, refused: str | None) -> Result:
+    """The PD target, by the effect from the partner's cold round to the PD hit round."""
+    if effect is None:
+        reason = f"other_{refused}" if refused else "not_measured"
+        return Result(target=target, status="not_applicable", reason=reason)
+    return judge(target, {target.effect: effect})
 
 
 def _by_interval(target: Target, effect: Effect) -> tuple[Status, str | None]:

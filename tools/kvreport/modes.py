@@ -1,0 +1,171 @@
+"""PD against non-PD: the documents' three columns, and how near a PD hit comes to non-PD.
+
+What is disaggregated is told by evidence: metrics of prefillers or decoders, or sentinels that were
+transferred (`pd_transfer`). Its partner is the baseline, or the one scenario that is not and has
+its model and scenario. Requests are paired where both sent the same plan; else the columns stand
+side by side, and the ratio is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from kvreport.conclusion import Column, Conclusion, Modes, Scenario
+from kvreport.conditions import of_plans
+from kvreport.contrasts import refusal
+from kvreport.effects import Comparison, Effect, effect, rate_effect
+from kvreport.enough import AS_RECORDED, first_stage
+from kvreport.experiments import Experiment, Matched, Role
+from kvreport.placed import Placed
+from kvreport.rounds import Round
+from kvreport.targets import Result, Target, judge_pd
+from kvreport.verdicts import judge
+
+TARGET = "pd_ttft_ratio"
+Partner = Experiment | Literal["no_non_pd", "several_non_pd"]
+
+
+def disaggregated(experiment: Experiment) -> bool:
+    """Whether prefill and decode are known to run on servers of their own."""
+    return any(
+        server.role in ("prefill", "decode") for one in experiment for server in one.stats.server
+    ) or any(finding.code == "pd_transfer" for one in experiment for finding in one.stats.findings)
+
+
+def compared(
+    conclusion: Conclusion,
+    experiments: Sequence[Experiment],
+    wished: Target | None,
+    baseline: str | None,
+) -> Conclusion:
+    """The conclusion with every PD scenario beside its partner, and the target judged there.
+
+    A target that was named is judged against a baseline that was named, evidence or not.
+    """
+    if wished is None:
+        return conclusion
+    base = next((one for one in experiments if one.name == baseline), None)
+    asked = wished.named and base is not None
+    by_name = {one.name: one for one in conclusion.scenarios}
+    found: list[Modes] = []
+    results: dict[str, Result] = {}
+    for one in experiments:
+        if one is base or not (asked or disaggregated(one)):
+            continue
+        partner = base if base is not None else _partner(one, experiments)
+        if isinstance(partner, str):
+            results[one.name] = Result(target=wished, status="not_applicable", reason=partner)
+            continue
+        modes = _modes(partner, one, by_name)
+        found.append(modes)
+        results[one.name] = judge_pd(wished, modes.effects.get("ttft_hit"), modes.refused)
+    if wished.named and not results:
+        none = Result(target=wished, status="not_applicable", reason="no_pd")
+        results = {one.name: none for one in experiments if one is not base}
+    scenarios = [_with(one, results.get(one.name)) for one in conclusion.scenarios]
+    return msgspec.structs.replace(conclusion, scenarios=scenarios, modes=found)
+
+
+def _with(scenario: Scenario, result: Result | None) -> Scenario:
+    if result is None:
+        return scenario
+    return msgspec.structs.replace(scenario, targets=[*scenario.targets, result])
+
+
+def _partner(one: Experiment, experiments: Sequence[Experiment]) -> Partner:
+    """The only one that is not disaggregated and ran the same; why there is none, else."""
+    whole = [other for other in experiments if other is not one and not disaggregated(other)]
+    alike = [other for other in whole if _kind(other) == _kind(one)]
+    if len(alike) == 1:
+        return alike[0]
+    return "several_non_pd" if alike else "no_non_pd"
+
+
+def _kind(one: Experiment) -> tuple[str | None, str, int | None]:
+    """Model, scenario and contexts: what two ways to deploy have in common."""
+    first: Round = next(iter(one))
+    run = first.run
+    return (run.model if run else None, one.scenario, run.contexts if run else None)
+
+
+def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) -> Modes:
+    findings = [*_own(by_name[base.name], "cold"), *by_name[other.name].findings]
+    effects: dict[str, Effect] = {}
+    for role in ("cold", "hit"):
+        comparison = _across(base, other, role)
+        for name, one in _effects(comparison, base, other) if comparison else ():
+            verdict = judge(one, findings, None)
+            effects[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
+    refused = refusal(base, other, effects)
+    return Modes(
+        non_pd=base.name,
+        pd=other.name,
+        refused=refused,
+        differs=of_plans(base, other) if refused else [],
+        columns=[
+            _column("non_pd", base, "cold"),
+            _column("pd_cold", other, "cold"),
+            _column("pd_hit", other, "hit"),
+        ],
+        effects=effects,
+    )
+
+
+def _own(scenario: Scenario, role: str) -> list[Placed]:
+    """Findings of one round of the partner: they touch what is measured from it."""
+    return [one for one in scenario.findings if one.rounds == [role]]
+
+
+def _across(base: Experiment, other: Experiment, role: Role) -> Comparison | None:
+    """The partner's cold rounds against a round of the PD scenario, where the plans are equal."""
+    before = {one.number: one.of("cold") for one in base.repeats}
+    matches = []
+    for repeat in other.repeats:
+        ours, theirs = before.get(repeat.number, ()), repeat.of(role)
+        if not ours or not theirs:
+            continue
+        one, two = ours[0].run, theirs[0].run
+        if one and two and one.plan_sha256 == two.plan_sha256:
+            matches.append(Matched(repeat=repeat.number, bases=ours, other=theirs[0]))
+    if not matches:
+        return None
+    stages = [first for one in (base, other) if (first := first_stage(one, AS_RECORDED))]
+    return Comparison.of("cold", role, matches, min(stages, default=None))
+
+
+def _effects(
+    comparison: Comparison, base: Experiment, other: Experiment
+) -> Iterator[tuple[str, Effect]]:
+    if not any(comparison.pairs):
+        return
+    found = {
+        "ttft": effect("ttft_s", comparison),
+        "tpot": effect("tpot_s", comparison),
+        "e2e": effect("e2e_s", comparison),
+    }
+    if not (base.open_loop or other.open_loop):
+        found["throughput"] = rate_effect("request_throughput_rps", comparison)
+    yield from ((name, one) for name, one in found.items() if one is not None)
+
+
+def _column(key: str, experiment: Experiment, role: Role) -> Column:
+    """Means of the rounds' own means, whatever they can be paired with."""
+    stats = [one.stats for repeat in experiment.repeats for one in repeat.of(role)]
+    return Column(
+        key=key,
+        name=experiment.name,
+        ttft_s=_mean([one.timings.ttft_s.mean for one in stats]),
+        tpot_s=_mean([one.timings.tpot_s.mean for one in stats]),
+        e2e_s=_mean([one.timings.e2e_s.mean for one in stats]),
+        throughput_rps=None
+        if experiment.open_loop
+        else _mean([one.request_throughput_rps for one in stats]),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [one for one in values if one is not None]
+    return sum(told) / len(told) if told else None
