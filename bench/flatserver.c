@@ -5,6 +5,8 @@
  *
  *   cc -O2 -o flatserver flatserver.c
  *   ./flatserver --ttft-ms 200 --itl-ms 20 --truth truth.jsonl     prints {"url": ...} when ready
+ *
+ * With --itl-ms 0 it is flat out: every stream gets a chunk in turn, as fast as they are taken.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,6 +37,7 @@ typedef struct {
     int64_t read_ns;        /* request complete */
     int64_t due_ns;         /* next chunk; 0: none */
     int tokens, sent;       /* asked for, written */
+    int text;               /* of /v1/completions: text, no role and no delta */
     int64_t *stamps;        /* one per chunk with a token */
     int stamp_room;
     char *out;              /* bytes that the socket did not take */
@@ -180,28 +183,31 @@ static int step(int fd) {
     static char event[1024], wire[8192];
     size_t at = 0;
     int first = c->sent == 0, last = c->sent + 1 == c->tokens;
-    if (first) {
+    const char *kind = c->text ? "text_completion" : "chat.completion.chunk";
+    const char *word = c->text ? "\"text\":\" word\"" : "\"delta\":{\"content\":\" word\"}";
+    if (first)
         at += (size_t)sprintf(wire,
             "HTTP/1.1 200 OK\r\nserver: flatserver\r\n"
             "content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n");
+    if (first && !c->text) {
         snprintf(event, sizeof event, HEAD "[{\"index\":0,\"delta\":{\"role\":\"assistant\","
-            "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n",
-            c->id, "chat.completion.chunk");
+            "\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n", c->id, kind);
         at += chunked(wire + at, event);
     }
-    snprintf(event, sizeof event, HEAD "[{\"index\":0,\"delta\":{\"content\":\" word\"},"
+    snprintf(event, sizeof event, HEAD "[{\"index\":0,%s,"
         "\"logprobs\":null,\"finish_reason\":%s,\"token_ids\":null}]}\n\n",
-        c->id, "chat.completion.chunk", last ? "\"length\"" : "null");
+        c->id, kind, word, last ? "\"length\"" : "null");
     at += chunked(wire + at, event);
     c->stamps[c->sent] = now_ns();
     if (put(fd, wire, at)) return -1;
     c->sent++;
     if (!last) {
-        c->due_ns += itl_ns;
+        /* Flat out, a stream goes behind all others: one write a chunk, as an engine's step does. */
+        c->due_ns = itl_ns ? c->due_ns + itl_ns : now_ns();
         return 0;
     }
     snprintf(event, sizeof event, HEAD "[],\"usage\":{\"prompt_tokens\":100,\"total_tokens\":%d,"
-        "\"completion_tokens\":%d}}\n\n", c->id, "chat.completion.chunk", 100 + c->tokens, c->tokens);
+        "\"completion_tokens\":%d}}\n\n", c->id, kind, 100 + c->tokens, c->tokens);
     at = chunked(wire, event);
     at += chunked(wire + at, "data: [DONE]\n\n");
     at += (size_t)sprintf(wire + at, "0\r\n\r\n");
@@ -223,6 +229,16 @@ static const char *header(const char *head, const char *end, const char *name) {
     return NULL;
 }
 
+/* Clients name it one way or the other; vLLM's own default is 16. */
+static int tokens_asked(const char *body) {
+    static const char *const names[] = {"\"max_completion_tokens\":", "\"max_tokens\":"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *asked = strstr(body, names[i]);
+        if (asked) return atoi(asked + strlen(names[i]));
+    }
+    return 16;
+}
+
 static int begin_stream(int fd, const char *head, const char *body_at) {
     Conn *c = conns[fd];
     const char *id = header(head, body_at, "x-request-id");
@@ -230,8 +246,8 @@ static int begin_stream(int fd, const char *head, const char *body_at) {
     while (id && n < ID_LEN - 1 && id[n] > ' ' && id[n] != '"' && id[n] != '\\') n++;
     memcpy(c->id, id ? id : "-", n ? n : 1);
     c->id[n ? n : 1] = 0;
-    const char *asked = strstr(body_at, "\"max_tokens\":");
-    c->tokens = asked ? atoi(asked + 13) : 16;
+    c->tokens = tokens_asked(body_at);
+    c->text = !strncmp(head, "POST /v1/completions", 20);
     if (c->tokens < 1) c->tokens = 1;
     if (c->tokens > c->stamp_room) {
         c->stamp_room = c->tokens;
@@ -250,6 +266,7 @@ static int answer(int fd, const char *head, const char *body_at) {
     if (!strncmp(head, "GET /v1/models", 14))
         return plain(fd, 200, "{\"object\":\"list\",\"data\":[{\"id\":\"flat\",\"object\":\"model\","
             "\"created\":1,\"owned_by\":\"kvsim\",\"max_model_len\":131072}]}");
+    if (!strncmp(head, "GET /health", 11)) return plain(fd, 200, "{}");
     if (!strncmp(head, "GET /version", 12)) return plain(fd, 200, "{\"version\":\"0\"}");
     return plain(fd, 404, "{\"detail\":\"Not Found\"}");
 }
@@ -302,8 +319,10 @@ static void accept_all(int listener) {
     }
 }
 
+/* What is due now; flat out, everything is always due, and the sockets must be looked at too. */
 static void run_due(void) {
-    while (heap_len && conns[heap[0]]->due_ns <= now_ns()) {
+    int64_t until = now_ns();
+    while (heap_len && conns[heap[0]]->due_ns <= until) {
         int fd = heap[0];
         if (step(fd)) { close_conn(fd); continue; }
         if (conns[fd]->due_ns) sift_down(0);
