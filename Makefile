@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench contamination aa docs record engines browser screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers calibrate contamination aa docs record engines browser screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,7 @@ format: $(INSTALLED)  ## Format the code
 
 # What a person wrote reaches the recipe as environment, never as text of a command; and make, which
 # would expand the dollars in it once more for every recipe below, is not told of it again.
-unexport CONFIG ONLY
+unexport CONFIG ONLY LABEL OUT
 matrix: export KV_MATRIX = $(value CONFIG)
 matrix: export KV_ONLY = $(value ONLY)
 matrix: export KV_COMMANDS = $(value ALLOW_COMMANDS)
@@ -70,8 +70,18 @@ real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (20 minutes)
 	@stack/matrix.sh
 
-bench: $(INSTALLED)  ## Hold kvload's stamps against a server's log of the truth
-	@bench/run.sh
+bench bench-peers: export KV_LABEL = $(value LABEL)
+calibrate: export KV_OUT = $(value OUT)
+
+bench: $(INSTALLED)  ## Measure every goal of the client: make bench [LABEL=two-cores keeps it]
+	@python -m bench.goals $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+bench-peers: $(INSTALLED)  ## The same loads with vLLM's bench, SGLang's and others (installs them)
+	@bench/install-peers.sh
+	@python -m bench.bench_peers $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
+	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"
 
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
 	KV_CONTAMINATION_FULL=1 pytest -q -s tests/test_contamination.py
