@@ -154,6 +154,7 @@ def test_one_search_that_was_stopped_leaves_no_verdict(sh: Sh) -> None:
     assert found.reasons == ["lost"]
     done = sh("kvreport", stdin=lines(stopped))
     assert done.status == 1 and "hits were lost" in done.err
+    assert "- one node: what is to hit does not fit into the cache" in done.out
     assert "×" not in done.out
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from kvreport import figures, phrasing
 from kvreport.answer import shape_ways
+from kvreport.capacity_chapter import capacity_advice
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Bullets, Heading, Paragraph
 from kvreport.effects import Effect
@@ -178,6 +179,9 @@ def advice(conclusion: Conclusion, words: Words) -> list[str]:
     for one in conclusion.scenarios:
         for key, values in _advice(one, words):
             gathered.setdefault((key, tuple(sorted(values.items()))), []).append(phrasing.name(one))
+    for case in conclusion.capacities:
+        for key in capacity_advice(case):
+            gathered.setdefault((key, ()), []).append(case.name)
     return [
         words.say(key, names=words.names(names), **dict(values))
         for (key, values), names in gathered.items()

@@ -10,6 +10,14 @@ from kvreport.capacity import Bracket, Capacities
 from kvreport.document import Align, Block, Bullets, Paragraph, Table
 from kvreport.words import Words
 
+ADVICE = {
+    "one_run_scalar": "d_capacity_repeats",
+    "two_repeats": "d_capacity_repeats",
+    "left_range": "d_capacity_range",
+    "lost": "d_capacity_lost",
+    "client_limited": "d_capacity_client",
+}
+"""What to do about the reasons for which a search shows less than it might."""
 ARMS: tuple[Arm, Arm] = ("no_reuse", "hit")
 
 
@@ -25,6 +33,18 @@ def capacity_chapter(cases: Sequence[Capacities], words: Words) -> list[Block]:
     ]
     found = [*_findings(cases, words)]
     return [*blocks, Bullets(found)] if found else blocks
+
+
+def capacity_advice(case: Capacities) -> list[str]:
+    """Names of the phrases that say what to change in the next search."""
+    reasons = [
+        record.reason
+        for one in case.repeats
+        for arm in ARMS
+        if (record := one.arm(arm)) is not None
+    ]
+    codes = [*case.reasons, *(one for one in reasons if one is not None)]
+    return list(dict.fromkeys(ADVICE[code] for code in codes if code in ADVICE))
 
 
 def name(case: Capacities, words: Words) -> str:

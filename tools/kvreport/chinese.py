@@ -631,6 +631,11 @@ PHRASES: dict[str, str] = {
     "capacity_none": "{name}：命中对容量的影响未证实（命中时 {hit}，无复用时 {bare}）：{reasons}。",
     "capacity_how": "TTFT 从请求应发出的时刻算起；失败的请求不满足任何限值。每次搜索止于一个通过的"
     "速率与一个未通过的速率之间：区间既包含这一宽度，也按 Student t 包含各次重复之间的离散。",
+    "d_capacity_repeats": "{names}：三次重复才能给出容量比值的区间（repeats: 3）。",
+    "d_capacity_range": "{names}：容量超出了搜索范围；请放宽范围（from_rps、to_rps）。",
+    "d_capacity_lost": "{names}：应命中的内容放不进缓存，或已被挤出；请减少上下文"
+    "（contexts、shared_ratio: 1）或增大缓存。",
+    "d_capacity_client": "{names}：客户端发送滞后，部分速率未能判定；请让它独占一台机器。",
     "search_no_reuse": "无复用",
     "search_hit": "命中",
     "search_found": "已找到",

@@ -625,6 +625,14 @@ PHRASES: dict[str, str] = {
     "capacity_how": "TTFT counts from when a request was due; a request that failed keeps no "
     "limit. A search ends between a rate that passed and one that failed: the interval holds that "
     "width and, by Student's t, the spread between repeats.",
+    "d_capacity_repeats": "{names}: three repeats give the ratio of the capacities an interval "
+    "(repeats: 3).",
+    "d_capacity_range": "{names}: a capacity lies outside the range that was searched; widen it "
+    "(from_rps, to_rps).",
+    "d_capacity_lost": "{names}: what is to hit does not fit into the cache, or was driven out; "
+    "fewer contexts (contexts, shared_ratio: 1) or a larger cache.",
+    "d_capacity_client": "{names}: the client sent late and left some rates undecided; give it a "
+    "machine of its own.",
     "search_no_reuse": "no reuse",
     "search_hit": "with hits",
     "search_found": "found",
