@@ -11,6 +11,7 @@ from kvpipe.process import UsageError
 from kvpipe.records import Arrival, Stage
 
 STAGGER_S = 0.001  # a cohort that starts at once measures the client, and stays in step for long
+STAGGERED_S = 1.0  # at most, over all slots
 MOST_REQUESTS = 1_000_000  # a plan is held in memory
 
 Kind = Literal["constant", "poisson", "gamma"]
@@ -76,7 +77,7 @@ def _closed_loop(args: argparse.Namespace, settings: dict[str, Any]) -> Arrival:
         concurrency=concurrency,
         duration_s=args.duration,
         think_s=args.think,
-        stagger_s=None if serial else STAGGER_S,
+        stagger_s=None if serial else min(STAGGER_S, STAGGERED_S / (concurrency or 1)),
     )
 
 

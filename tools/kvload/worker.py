@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
 from multiprocessing.connection import Connection
 
 from kvload.client import Client, Target
 from kvload.drafts import Began, Ended, RoundFacts, draft_of
 from kvload.drive import Round, now_ns
+from kvload.handover import Handover
 from kvload.messages import (
     Begun,
     Done,
@@ -37,7 +37,7 @@ class Mailer:
 
     def __init__(self, events: Connection) -> None:
         self._events = events
-        self._queue: queue.SimpleQueue[Began | Ended | int | None] = queue.SimpleQueue()
+        self._items: Handover[Began | Ended | int | None] = Handover()
         self._thread = threading.Thread(target=self._post, name="mailer", daemon=True)
         self._facts: RoundFacts | None = None
 
@@ -52,31 +52,30 @@ class Mailer:
         return self._facts is not None and not self._thread.is_alive()
 
     def put(self, item: Began | Ended) -> None:
-        """Hand over an event; never blocks."""
-        self._queue.put(item)
+        """Hand over an event; never blocks. What has begun is posted with the next tick."""
+        if isinstance(item, Began):
+            self._items.leave(item)
+        else:
+            self._items.hand(item)
 
     def tick(self, at_ns: int) -> None:
         """Whatever happened before was put before."""
-        self._queue.put(at_ns)
+        self._items.hand(at_ns)
 
     def drain(self) -> None:
         """Wait until everything is posted."""
-        self._queue.put(None)
+        self._items.hand(None)
         if self._facts is not None:
             self._thread.join()
 
     def _post(self) -> None:
-        item = self._queue.get()
-        while item is not None:
-            batch = [self._event(item)]
-            while len(batch) < BATCH and not self._queue.empty():
-                item = self._queue.get()
-                if item is None:
-                    break
-                batch.append(self._event(item))
-            self._events.send_bytes(encode_events(batch))
-            if item is not None:
-                item = self._queue.get()
+        open_ = True
+        while open_:
+            items = self._items.take(BATCH)
+            open_ = items[-1] is not None  # it is the last one
+            batch = [self._event(item) for item in items if item is not None]
+            if batch:
+                self._events.send_bytes(encode_events(batch))
 
     def _event(self, item: Began | Ended | int) -> Event:
         assert self._facts is not None

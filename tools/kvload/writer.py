@@ -6,10 +6,10 @@ order of ending, so that every request's record is out well within a second of i
 
 from __future__ import annotations
 
-import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from kvload.drafts import Began, Ended, RoundFacts, draft_of
+from kvload.handover import Handover
 from kvload.ledger import Ledger
 
 
@@ -19,7 +19,7 @@ class Writer:
     def __init__(self, facts: RoundFacts, ledger: Ledger) -> None:
         self._facts = facts
         self._ledger = ledger
-        self._queue: queue.SimpleQueue[Began | Ended | None] = queue.SimpleQueue()
+        self._events: Handover[Began | Ended | None] = Handover()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._work: Future[None]
 
@@ -37,23 +37,29 @@ class Writer:
 
     def put(self, item: Began | Ended) -> None:
         """Hand over an event; never blocks."""
-        self._queue.put(item)
+        if isinstance(item, Began):
+            self._events.leave(item)
+        else:
+            self._events.hand(item)
 
     def tick(self, at_ns: int) -> None:
         """One process puts everything in order: nothing has to be known of the time."""
 
     def drain(self) -> None:
         """Wait until everything handed over is written; raise what stopped the writing."""
-        self._queue.put(None)
+        self._events.hand(None)
         self._thread.shutdown()
         self._work.result()
 
     def _until_none(self) -> None:
         # Whatever is raised here is raised again by `drain`: no round may end as if it had been
         # written when it was not.
-        while (item := self._queue.get()) is not None:
-            planned = item.prepared.planned
-            if isinstance(item, Began):
-                self._ledger.began(planned, item.at_ns)
-            else:
-                self._ledger.ended(planned, draft_of(item, self._facts))
+        while True:
+            for item in self._events.take(1):
+                if item is None:
+                    return
+                planned = item.prepared.planned
+                if isinstance(item, Began):
+                    self._ledger.began(planned, item.at_ns)
+                else:
+                    self._ledger.ended(planned, draft_of(item, self._facts))
