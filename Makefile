@@ -47,18 +47,19 @@ format: $(INSTALLED)  ## Format the code
 
 # What a person wrote reaches the recipe as environment, never as text of a command; and make, which
 # would expand the dollars in it once more for every recipe below, is not told of it again.
-unexport CONFIG ONLY LABEL OUT
+unexport CONFIG ONLY LABEL OUT UNTIL
 matrix: export KV_MATRIX = $(value CONFIG)
 matrix: export KV_ONLY = $(value ONLY)
 matrix: export KV_COMMANDS = $(value ALLOW_COMMANDS)
+matrix: export KV_UNTIL = $(value UNTIL)
 
 # `make -n matrix` shows the pipelines instead of running them: they can be pasted into bash, where
 # this line, without KV_MATRIX, does nothing.
-matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml [ONLY=name]
+matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml [ONLY=name] [UNTIL=5%]
 	+@if [[ -v KV_MATRIX ]]; then \
 	[[ -n $$KV_MATRIX ]] || { echo 'matrix: which? say make matrix CONFIG=x.yaml' >&2; exit 2; }; \
-	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands}) || exit; \
-	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} \
+	rules=$$(kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} $${KV_UNTIL:+"--until=$$KV_UNTIL"}) || exit; \
+	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} $${KV_UNTIL:+"--until=$$KV_UNTIL"} \
 	--progress $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
 matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one (minutes)

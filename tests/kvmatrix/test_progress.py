@@ -93,7 +93,8 @@ def test_a_failure_says_nothing_of_the_others() -> None:
     progress.hear(head(1, due), 0.0)
     progress.hear("matrix: 1/4: FAILED: s1: what was written lies in out/x", 2.0)
     ended = progress.hear(head(2, due), 2.0)
-    assert ended is not None and ended.failed
+    assert ended is None, "the line about its failure was enough"
+    assert [(one.seconds, one.failed) for one in progress.took] == [(2.0, True)]
     assert progress.left_s(2.0) == 200 + 2 + 200, "its own repeats fail as fast, the others do not"
 
 
@@ -101,8 +102,11 @@ def test_a_running_step_is_judged_by_its_own_requests() -> None:
     due = steps(scenarios=1, repeats=1)
     progress = Progress(due, began_s=0.0)
     progress.hear(head(1, due), 0.0)
-    progress.seen.round_number, progress.seen.requests, progress.seen.done = 2, 10, 5
-    assert progress.left_s(30.0) == pytest.approx(30.0), "half of three rounds took 30 s"
+    progress.seen.round_number, progress.seen.requests = 1, 10
+    progress.look(20.0)
+    progress.seen.round_number, progress.seen.done = 2, 5
+    progress.look(50.0)
+    assert progress.left_s(50.0) == pytest.approx(30.0), "half of three rounds took 30 s"
 
 
 def test_at_the_end_nothing_is_left() -> None:
@@ -146,8 +150,10 @@ def test_no_line_is_wider_than_asked_and_what_matters_stays(cells: int) -> None:
     due = [replace(one, name=NAME) for one in steps()]
     progress = Progress(due, began_s=0.0)
     progress.hear(head(2, due), 60.0)
+    progress.look(60.0)
     progress.seen.round_number, progress.seen.arm = 3, "hit"
     progress.seen.requests, progress.seen.done = 84, 12
+    progress.look(60.0)
     line = progress.line(400.0, cells)
     assert 0 < width(line) <= cells
     if cells >= 200:
@@ -157,8 +163,39 @@ def test_no_line_is_wider_than_asked_and_what_matters_stays(cells: int) -> None:
         )
     if cells >= 60:
         assert "request 12 of 84" in line and "left" in line
-    if cells >= 25:
+    if cells >= 40:
         assert line.startswith(("scenario 2 of 2", "2/2")) and "about 7 min left" in line
+
+
+@pytest.mark.parametrize("cells", [30, 50, 70, 90, 110, 130])
+def test_the_line_keeps_its_form_while_numbers_grow(cells: int) -> None:
+    """Else words would jump from side to side with each request."""
+    due = [replace(one, name=NAME) for one in steps()]
+    progress = Progress(due, began_s=0.0)
+    progress.hear(head(1, due), 0.0)
+    forms = set()
+    for number, arm in enumerate(("no_reuse", "cold", "hit"), 1):
+        progress.seen.round_number, progress.seen.arm, progress.seen.requests = number, arm, 120
+        for done in (0, 9, 10, 99, 120):
+            progress.seen.done = done
+            for now in (1.0, 80.0, 500.0, 4_000.0):
+                forms.add(progress.line(now, cells).partition(" · ")[0])
+    assert len(forms) == 1
+
+
+def test_after_the_last_step_it_is_the_report(tmp_path: Path) -> None:
+    due = steps(scenarios=1, repeats=1)
+    progress = Progress(due, began_s=0.0)
+    progress.hear(head(1, due), 0.0)
+    part = tmp_path / "attempt-1.part"
+    part.mkdir()
+    (part / "run.jsonl").write_bytes(b"")
+    records = Records()
+    assert records.follow(tmp_path, progress.seen)
+    part.rename(tmp_path / "attempt-1")
+    assert not records.follow(tmp_path, progress.seen), "published"
+    assert progress.end(90.0) is not None and progress.end(91.0) is None
+    assert progress.line(95.0, 80) == "making the report · 2 min so far"
 
 
 def test_names_are_cut_by_their_cells() -> None:

@@ -364,3 +364,64 @@ def test_two_makes_never_share_an_engine(site: Site, quick: Sim) -> None:
     assert "done meanwhile" in said
     assert [path.parent.name for path in site.runs()] == ["attempt-1"]
     assert len(site.stats()) == 3
+
+
+# --- as many repeats as it takes -----------------------------------------------------------------
+
+
+def test_the_first_repeats_fix_the_total_once(site: Site, quick: Sim) -> None:
+    """Two stages; the total is what kvreport says of the first, and stays, whatever follows."""
+    site.config("c.yaml", quick.url)
+    site.matrix([scenario(PLAIN, "c.yaml"), scenario(HOSTILE, "c.yaml")], repeats=3)
+    status, said = site.make(flags="--until 40% --until-max 4")
+    assert status == 0, said
+    fixed = json.loads((site.folder / "out" / "until.json").read_text(encoding="utf-8"))
+    stage = json.loads((site.folder / "out" / "first-stage.json").read_text(encoding="utf-8"))
+    assert fixed["needed"] == stage["until"]["needed"] >= 3
+    assert fixed["total"] == min(4, fixed["needed"])
+    assert {one["repeats"] for one in stage["until"]["per_name"]} == {3}
+    assert len(site.runs()) == 2 * fixed["total"]  # complete blocks
+    report = json.loads((site.folder / "out" / "report.json").read_text(encoding="utf-8"))
+    assert {one["repeats"] for one in report["scenarios"]} == {fixed["total"]}
+    assert report["until"]["first_repeats"] == 3
+    # The same again: the total stands, and nothing is run.
+    before = (site.folder / "out" / "until.json").stat().st_mtime_ns
+    status, said = site.make(flags="--until 40% --until-max 4")
+    assert status == 0, said
+    assert (site.folder / "out" / "until.json").stat().st_mtime_ns == before
+    assert len(site.runs()) == 2 * fixed["total"]
+
+
+def test_a_total_that_was_fixed_is_resumed(site: Site, quick: Sim) -> None:
+    """Killed after the first stage: the next run does the second, by the number that was fixed."""
+    site.config("c.yaml", quick.url)
+    site.matrix([scenario(PLAIN, "c.yaml")], repeats=3)
+    with site.start("kvmatrix m.yaml -q --until 0.5% --until-max 5 | make -f -") as process:
+        wait_for(site.folder, "out/*/repeat-4/attempt-1.part/run.jsonl", at_work)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+    fixed = (site.folder / "out" / "until.json").read_bytes()
+    status, said = site.make(flags="--until 0.5% --until-max 5")
+    assert status == 0, said
+    assert (site.folder / "out" / "until.json").read_bytes() == fixed
+    assert json.loads(fixed)["total"] == 5
+    assert len(site.runs()) == 5
+    assert len(list((site.folder / "out").glob("*/repeat-4/attempt-2"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--until 5", "a half-width in percent is expected"),
+        ("--until 5% --only plain", "--only goes without it"),
+        ("--until 5% --until-max 1", "the matrix begins with 2 repeats|three|3 repeats or more"),
+        ("--until-max 9", "go with --until W%"),
+    ],
+)
+def test_what_two_stages_cannot_be_is_one_line(site: Site, flags: str, words: str) -> None:
+    site.config("c.yaml", "http://127.0.0.1:9/v1")
+    site.matrix([scenario(PLAIN, "c.yaml")], repeats=2)
+    status, said = site.run(f"kvmatrix m.yaml {flags}")
+    assert status == 2
+    assert len(said.splitlines()) == 1
+    assert re.search(words, said)

@@ -14,6 +14,7 @@ from kvpipe.process import UsageError, complain, new_parser, run_tool
 if TYPE_CHECKING:
     from kvmatrix.matrix import Matrix
     from kvmatrix.schedule import Step
+    from kvmatrix.until import Until
     from kvpipe.records import Arm
 
 PROG = "kvmatrix"
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         " and only what is missing. Plan and time estimate go to stderr.",
         EXAMPLES,
         usage="kvmatrix FILE [--check | --estimate | --summary | --outcomes] [--only NAME]"
-        " [--allow-commands] [--progress COMMAND]",
+        " [--until W%% [--until-max N]] [--allow-commands] [--progress COMMAND]",
     )
     made.add_argument("file", metavar="FILE", help="matrix (YAML), or the folder of a search")
     what = made.add_mutually_exclusive_group()
@@ -72,6 +73,23 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="FILE is such a folder: write what the search has found",
     )
+    what.add_argument(
+        "--fix",
+        metavar="REPORT",
+        help="write what kvreport's report (json) on the first stage fixes, with --until",
+    )
+    made.add_argument(
+        "--until",
+        metavar="W%",
+        help="as many repeats as give every TTFT ratio to +- W%%, in two stages (Stein): the"
+        " matrix' own repeats, 3 or more, fix the total once",
+    )
+    made.add_argument(
+        "--until-max",
+        type=int,
+        metavar="N",
+        help="repeats that nobody will pay more of (default: 20)",
+    )
     made.add_argument(
         "--only",
         metavar="NAME",
@@ -101,6 +119,13 @@ def run(argv: Sequence[str] | None) -> int:
     if args.only is not None and args.check:
         raise UsageError("--check reads the whole matrix: --only goes without it")
     matrix = read_matrix(args.file, allow_commands=args.allow_commands)
+    until = _until(matrix, args)
+    if args.fix is not None:
+        return _fix(matrix, until, args.fix)
+    if until is not None:
+        from kvmatrix.until import with_total
+
+        matrix = with_total(matrix, until)
     if args.outcomes:
         return _outcomes(matrix)
     if args.summary:
@@ -115,14 +140,46 @@ def run(argv: Sequence[str] | None) -> int:
         return 0
     if args.progress is not None:
         return _progress(matrix, steps, args.progress)
+    plan = plan_text(matrix, steps) + (until.told if until else "")
     if args.estimate:
-        sys.stdout.write(plan_text(matrix, steps))
+        sys.stdout.write(plan)
         return 0
     if not args.quiet:
-        sys.stderr.write(plan_text(matrix, steps))
+        sys.stderr.write(plan)
     again = ["--allow-commands"] if args.allow_commands else []
     again += [] if args.only is None else [f"--only={args.only}"]
-    _write_rules(matrix, steps, again)
+    again += [] if until is None else until.own_flags
+    _write_rules(matrix, steps, again, until)
+    return 0
+
+
+def _until(matrix: Matrix, args: argparse.Namespace) -> Until | None:
+    """The two stages that were asked for, if they were."""
+    if args.until is None:
+        if args.until_max is not None or args.fix is not None:
+            raise UsageError("--until-max and --fix go with --until W%, such as --until 5%")
+        return None
+    if args.only is not None:
+        raise UsageError("--until repeats all scenarios equally often: --only goes without it")
+    from kvmatrix.until import until_of
+
+    return until_of(matrix, args.until, args.until_max)
+
+
+def _fix(matrix: Matrix, until: Until | None, report: str) -> int:
+    import msgspec
+
+    from kvmatrix.until import fix
+
+    assert until is not None
+    fixed = fix(matrix, until, report)
+    sys.stdout.buffer.write(msgspec.json.encode(fixed) + b"\n")
+    short = "" if fixed.total >= fixed.needed else f", {fixed.total} by --until-max"
+    complain(
+        f"+- {until.text} takes {fixed.needed} repeats in all by the spread of the first"
+        f" {fixed.first_repeats}{short}",
+        PROG,
+    )
     return 0
 
 
@@ -141,14 +198,14 @@ def _search(folder: Path, arm: Arm | None) -> int:
     return 0
 
 
-def _write_rules(matrix: Matrix, steps: list[Step], flags: list[str]) -> None:
+def _write_rules(matrix: Matrix, steps: list[Step], flags: list[str], until: Until | None) -> None:
     import secrets
 
     from kvmatrix.disk import experiment_in
     from kvmatrix.rules import rules
 
     experiment = experiment_in(matrix.out) or secrets.token_hex(6)
-    sys.stdout.buffer.write(rules(matrix, steps, experiment, flags).encode())
+    sys.stdout.buffer.write(rules(matrix, steps, experiment, flags, until).encode())
 
 
 def _progress(matrix: Matrix, steps: list[Step], command: list[str]) -> int:

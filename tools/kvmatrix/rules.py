@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvmatrix.matrix import Matrix, Scenario
-from kvmatrix.quoting import bash_word, recipe
+from kvmatrix.quoting import GUARD, bash_word, recipe
 from kvmatrix.recipes import step_rule, target
 from kvmatrix.schedule import Step
+from kvmatrix.until import FILE as UNTIL_FILE
+from kvmatrix.until import Until
 from kvpipe.process import version
 
 HEAD = """\
@@ -24,17 +26,25 @@ MAKEFLAGS += --keep-going --no-builtin-rules
 .SUFFIXES:
 .NOTPARALLEL:
 .PHONY: matrix
-matrix: {report}
-\t@kvmatrix {file} --summary
+matrix:
 """
 
 
-def rules(matrix: Matrix, steps: Sequence[Step], experiment: str, flags: Sequence[str]) -> str:
+def rules(
+    matrix: Matrix,
+    steps: Sequence[Step],
+    experiment: str,
+    flags: Sequence[str],
+    until: Until | None = None,
+) -> str:
     """Everything that make needs to know, as text; `flags` are those that read the matrix again."""
     out = matrix.out
     file = " ".join(map(bash_word, [str(matrix.path), *flags]))
     due = [step for step in steps if step.attempt is not None]
-    parts = [HEAD.format(version=version(), file=recipe(file), report=f"{out}/report.md")]
+    parts = [HEAD.format(version=version())]
+    first_stage = until is not None and until.total is None
+    if not first_stage:
+        parts.append(f"matrix: {out}/report.md\n\t@kvmatrix {recipe(file)} --summary\n")
     parts.append(_experiment(out, experiment))
     left_s = sum(step.scenario.shape.repeat_s for step in due)
     for number, step in enumerate(due, 1):
@@ -48,8 +58,43 @@ def rules(matrix: Matrix, steps: Sequence[Step], experiment: str, flags: Sequenc
         if any(step.attempt is not None or step.attempts.whole for step in own):
             stats.append(f"{out}/{scenario.slug}/stats.json")
             parts.append(_stats(out, scenario, own))
-    parts.append(_report(matrix, file, [str(target(step)) for step in due], stats))
+    needs = [*(str(target(step)) for step in due), *stats]
+    if until is not None and first_stage:
+        parts.append(_fix(matrix, until, file, needs, stats))
+    else:
+        parts.append(_report(matrix, file, needs, stats, until))
     return "\n".join(parts)
+
+
+def _fix(
+    matrix: Matrix, until: Until, file: str, needs: Sequence[str], stats: Sequence[str]
+) -> str:
+    """The end of a first stage: how many repeats there will be is written down, and they are run.
+
+    They are other rules, for another make. Where it cannot be said, the report is made of what is
+    there; the exit status of the summary is what tells.
+    """
+    out = matrix.out
+    plain = bash_word(str(matrix.path))
+    if "--allow-commands" in file:
+        plain += " --allow-commands"
+    asked = f"{until.report_flags} --until-max {until.maximum}"
+    fixed, made = f"{out}/{UNTIL_FILE}", f"{out}/first-stage.json"
+    body = (
+        f"\t@{{ flock 9; rm -f {fixed}; \\\n"
+        f"\t{{ kvreport{asked} --format json $(ls {' '.join(stats)} 2>/dev/null) > {made} ||"
+        f" [[ $? == 1 ]]; }} && kvmatrix {file} --fix {made} > {out}/until.part && \\\n"
+        f"\tmv {out}/until.part {fixed} || rm -f {out}/until.part; }} 9>> {out}/lock\n"
+    )
+    again = f"{GUARD} make --no-print-directory -f - matrix"
+    then = (
+        f"\t@if [[ -e {fixed} ]]; then kvmatrix {file} | {again};"
+        f" else kvmatrix {plain} | {again}; fi\n"
+    )
+    return (
+        f".PHONY: {fixed}\n{fixed}: {' '.join(needs)}\n{recipe(body)}"
+        f"\nmatrix: {fixed}\n{recipe(then)}"
+    )
 
 
 def _follows(step: Step, other: Step) -> bool:
@@ -104,7 +149,13 @@ def _candidates(step: Step) -> list[Path]:
     return [step.attempts.path(number) / "run.jsonl" for number in sorted(numbers, reverse=True)]
 
 
-def _report(matrix: Matrix, file: str, due: Sequence[str], stats: Sequence[str]) -> str:
+def _report(
+    matrix: Matrix,
+    file: str,
+    needs: Sequence[str],
+    stats: Sequence[str],
+    until: Until | None,
+) -> str:
     """The report, what became of the scenarios in it.
 
     Its prerequisites are the steps first, in their order: that is the order in which make runs.
@@ -114,6 +165,9 @@ def _report(matrix: Matrix, file: str, due: Sequence[str], stats: Sequence[str])
     made = f"{out}/report.part"
     wanted = dict.fromkeys(["md", *matrix.formats]) if matrix.formats else []
     formats = "".join(f" --format {name}" for name in wanted)
+    if until is not None:
+        formats += until.report_flags
+        needs = [*needs, f"{out}/{UNTIL_FILE}"]
     found = f"$(ls {' '.join(stats)} 2>/dev/null) " if stats else ""
     body = (
         f"\t@{{ flock 9; rm -rf {made} && mkdir {made} && \\\n"
@@ -126,5 +180,5 @@ def _report(matrix: Matrix, file: str, due: Sequence[str], stats: Sequence[str])
         f" rmdir {made} && mv {out}/report.last {out}/report.md &&"
         f" echo 'matrix: the report is {out}/report.md' >&2; }} 9>> {out}/lock\n"
     )
-    needs = " ".join([*due, *stats])
-    return f".PHONY: report\nreport: {out}/report.md\n{out}/report.md: {needs}\n{recipe(body)}"
+    before = " ".join(needs)
+    return f".PHONY: report\nreport: {out}/report.md\n{out}/report.md: {before}\n{recipe(body)}"
