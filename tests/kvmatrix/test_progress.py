@@ -381,7 +381,7 @@ def test_ctrl_c_leaves_a_clean_terminal_and_what_is_missing_is_done_later(
     site: Site, quick: Sim
 ) -> None:
     two(site, quick.url)
-    shown = on_terminal(site, RUN, 100, interrupt_at="round 1 of")
+    shown = on_terminal(site, RUN, 100, interrupt_at="preparing")
     assert shown.status != 0
     final = screen(shown.written, 100)
     assert not any("·" in line and "left" in line for line in final)

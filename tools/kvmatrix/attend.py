@@ -20,7 +20,7 @@ from pathlib import Path
 from kvmatrix.disk import NAMED
 from kvmatrix.display import DRAW_S, Display, is_terminal
 from kvmatrix.matrix import Matrix
-from kvmatrix.progress import Progress, Seen, due_of, told, took_before
+from kvmatrix.progress import Progress, Seen, Took, due_of, told, took_before
 from kvmatrix.quoting import GUARD
 from kvmatrix.schedule import Step
 from kvpipe.process import Stopped
@@ -88,7 +88,10 @@ def _watch(
         if data == b"" or (data is None and process.poll() is not None):
             break
         if progress.current is not None:
-            records.follow(folders[progress.place - 1], progress.seen)
+            there = records.follow(folders[progress.place - 1], progress.seen)
+            progress.look(now_s)
+            _tell(None if there else progress.end(now_s), display)
+        if progress.place and not progress.over:
             display.draw(lambda cells: progress.line(time.monotonic(), cells), now_s)
     if rest:
         display.pass_on(rest, running=False)
@@ -96,13 +99,16 @@ def _watch(
 
 
 def _hear(line: bytes, now_s: float, progress: Progress, display: Display) -> None:
-    running = progress.current is not None
-    ended = progress.hear(line.decode(errors="replace"), now_s)
+    _tell(progress.hear(line.decode(errors="replace"), now_s), display)
     if progress.over:
         display.clear()
+    display.pass_on(line, running=progress.place > 0 and not progress.over)
+
+
+def _tell(ended: Took | None, display: Display) -> None:
+    """A step is over: said on a terminal, where its own lines are not seen; a failure says so."""
     if ended is not None and display.terminal and not ended.failed:
         display.say(told(ended))
-    display.pass_on(line, running=running and not progress.over)
 
 
 @dataclass(slots=True)
@@ -113,11 +119,16 @@ class Records:
     offset: int = 0
     rest: bytes = b""
 
-    def follow(self, folder: Path, seen: Seen) -> None:
-        """Bring `seen` up to date from the newest attempt in `folder` that is being made."""
+    def follow(self, folder: Path, seen: Seen) -> bool:
+        """Bring `seen` up to date from the newest attempt in `folder` that is being made.
+
+        False if the attempt that was followed has been published: its name has no `.part` now.
+        """
+        if self.path is not None and self.path.is_relative_to(folder) and published(self.path):
+            return False
         path = newest_part(folder)
         if path is None:
-            return
+            return True
         if path != self.path:
             self.path, self.offset, self.rest = path, 0, b""
         try:
@@ -125,11 +136,17 @@ class Records:
                 stream.seek(self.offset)
                 data = stream.read()
         except OSError:
-            return  # not there yet, or just published
+            return True  # not there yet, or just published
         self.offset += len(data)
         *lines, self.rest = (self.rest + data).split(b"\n")
         for line in lines:
             note(line, seen)
+        return True
+
+
+def published(path: Path) -> bool:
+    """Whether the attempt in whose records somebody reads has become whole."""
+    return path.parent.with_suffix("").exists()
 
 
 def newest_part(folder: Path) -> Path | None:

@@ -17,7 +17,7 @@ PLAIN_S = 60.0
 CLEAR = "\r\x1b[K"
 CHATTER = re.compile(
     r"  |Round \d|Control  |Warm-up$|Repeat \d|kvplan: "
-    r"|matrix: \d+/\d+: repeat |matrix: isolated by |matrix: kvclear is at work"
+    r"|\S*/report\.part/|matrix: \d+/\d+: repeat |matrix: isolated by |matrix: kvclear is at work"
 )
 FALLBACK_CELLS = 80
 

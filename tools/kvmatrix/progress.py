@@ -26,6 +26,7 @@ OVER = re.compile(r"matrix: the report is |Matrix: \d+ scenarios")
 TELLING = 0.1
 """Share of a repeat's requests from which its own pace is worth more than the plan's guess."""
 DOTS = " · "
+LONG = "00 h 00 min"
 LEAST_NAME = 8  # cells below which a name tells nothing
 ARMS = {"cold": "cold", "hit": "hit", "no_reuse": "no reuse"}
 
@@ -113,9 +114,11 @@ class Progress:
     due: Sequence[Due]
     began_s: float
     place: int = 0
-    """Of the step that runs, from 1; 0: none yet."""
+    """Of the step that runs, or ran last, from 1; 0: none yet."""
+    running: bool = False
     step_began_s: float = 0.0
-    failed: bool = False
+    rounds_began_s: float | None = None
+    """When its first round was seen; before that it is isolated, planned and warmed up."""
     over: bool = False
     seen: Seen = field(default_factory=Seen)
     took: list[Took] = field(default_factory=list)
@@ -124,27 +127,33 @@ class Progress:
     def current(self) -> Due | None:
         """The step that runs."""
         at = self.place - 1
-        return self.due[at] if 0 <= at < len(self.due) and not self.over else None
+        return self.due[at] if self.running and 0 <= at < len(self.due) else None
 
     def hear(self, line: str, now_s: float) -> Took | None:
         """A line of make; the step that it shows to be over, if it does."""
         if head := HEAD.fullmatch(line):
-            ended = self._end(now_s)
-            self.place, self.step_began_s = int(head["place"]), now_s
-            self.failed, self.seen = False, Seen()
+            ended = self.end(now_s)
+            self.place, self.running, self.step_began_s = int(head["place"]), True, now_s
+            self.rounds_began_s, self.seen = None, Seen()
             return ended
         if FAILED.match(line):
-            self.failed = True
-        elif OVER.match(line):
-            ended = self._end(now_s)
+            return self.end(now_s, failed=True)
+        if OVER.match(line):
             self.over = True
-            return ended
+            return self.end(now_s)
         return None
 
-    def _end(self, now_s: float) -> Took | None:
-        if self.current is None:
+    def look(self, now_s: float) -> None:
+        """Its records have been read again."""
+        if self.seen.round_number and self.rounds_began_s is None:
+            self.rounds_began_s = now_s
+
+    def end(self, now_s: float, *, failed: bool = False) -> Took | None:
+        """The running step is over; None if none runs."""
+        due, self.running = self.current, False
+        if due is None:
             return None
-        ended = Took(due=self.current, seconds=now_s - self.step_began_s, failed=self.failed)
+        ended = Took(due=due, seconds=now_s - self.step_began_s, failed=failed)
         self.took.append(ended)
         return ended
 
@@ -152,16 +161,17 @@ class Progress:
         """Seconds until the last step is over: measured where something was, else as planned."""
         coming = sum(self._expected(one) for one in self.due[self.place :])
         if self.current is None:
-            return 0.0 if self.over else coming
+            return coming
         spent = now_s - self.step_began_s
-        return coming + max(0.0, self._whole(self.current, spent) - spent)
+        return coming + max(0.0, self._whole(self.current, now_s) - spent)
 
-    def _whole(self, due: Due, spent_s: float) -> float:
+    def _whole(self, due: Due, now_s: float) -> float:
         """Seconds that the running step takes in all."""
         share = self.seen.share(due.rounds)
-        if share >= TELLING and not self._own(due):
-            return spent_s / share
-        return self._expected(due)
+        if share < TELLING or self.rounds_began_s is None or self._own(due):
+            return self._expected(due)
+        before = self.rounds_began_s - self.step_began_s
+        return before + (now_s - self.rounds_began_s) / share
 
     def _expected(self, due: Due) -> float:
         """By the scenario's own repeats, else by how wrong the plan was about the others."""
@@ -179,38 +189,49 @@ class Progress:
 
     def line(self, now_s: float, cells: int) -> str:
         """The state in at most `cells`: the name is cut first, then what is known anyway goes."""
+        elapsed = duration(now_s - self.began_s)
         due = self.current
         if due is None:
-            return cut(f"matrix: {duration(now_s - self.began_s)} so far", cells)
-        elapsed, left = duration(now_s - self.began_s), duration(self.left_s(now_s))
-        phase, request = self._phase(due), self._request()
-        scenario = f"scenario {due.number} of {due.scenarios}"
-        repeat = f"repeat {due.repeat} of {due.repeats}"
-        time = f"{elapsed} so far, about {left} left"
+            what = "making the report" if self.place == len(self.due) else "between two steps"
+            return cut(f"{what}{DOTS}{elapsed} so far", cells)
+        forms = self._forms(due, elapsed, self._left(now_s))
+        # Which form fits is settled by the longest that it may become: a calm line does not jump.
+        longest = self._forms(due, LONG, f"about {LONG} left", widest=True)
+        for form, most in zip(forms, longest, strict=True):
+            if cells - width(most + DOTS) >= min(LEAST_NAME, width(due.name)):
+                return f"{form}{DOTS}{cut(due.name, cells - width(form + DOTS))}"
+        return cut(forms[-1], cells)
+
+    def _left(self, now_s: float) -> str:
+        left_s = self.left_s(now_s)
+        return f"about {duration(left_s)} left" if left_s >= 1 else "nearly done"
+
+    def _forms(self, due: Due, elapsed: str, left: str, *, widest: bool = False) -> list[str]:
+        """The line without the name, the fullest first."""
+        seen = self.seen
+        phase, request = "preparing", ""
+        if seen.round_number or widest:
+            number = due.rounds if widest else seen.round_number
+            arm = max(ARMS.values(), key=len) if widest else ARMS.get(seen.arm, seen.arm)
+            phase = f"round {number} of {due.rounds} {arm}"
+            total = seen.requests or 999
+            request = f"request {total if widest else seen.done} of {total}"
+        scenario, repeat = f"{due.number} of {due.scenarios}", f"{due.repeat} of {due.repeats}"
         short = [f"{due.number}/{due.scenarios}", f"repeat {due.repeat}/{due.repeats}"]
         forms = [
-            [scenario, repeat, phase, request, time],
-            [*short, phase, request, time],
-            [*short, phase, request, f"about {left} left"],
-            [short[0], request or phase, f"about {left} left"],
-            [short[0], f"about {left} left"],
+            [
+                f"scenario {scenario}",
+                f"repeat {repeat}",
+                phase,
+                request,
+                f"{elapsed} so far, {left}",
+            ],
+            [*short, phase, request, f"{elapsed} so far, {left}"],
+            [*short, phase, request, left],
+            [short[0], request or phase, left],
+            [short[0], left],
         ]
-        for parts in forms:
-            text = DOTS.join(part for part in parts if part)
-            room = cells - width(text + DOTS)
-            if room >= min(LEAST_NAME, width(due.name)):
-                return f"{text}{DOTS}{cut(due.name, room)}"
-        return cut(DOTS.join(forms[-1]), cells)
-
-    def _phase(self, due: Due) -> str:
-        if not self.seen.round_number:
-            return "preparing"
-        arm = ARMS.get(self.seen.arm, self.seen.arm)
-        return f"round {self.seen.round_number} of {due.rounds} {arm}"
-
-    def _request(self) -> str:
-        seen = self.seen
-        return f"request {seen.done} of {seen.requests}" if seen.round_number else ""
+        return [DOTS.join(part for part in parts if part) for parts in forms]
 
 
 def told(took: Took) -> str:
