@@ -67,7 +67,8 @@ def main() -> int:
     missing = {peer.name: why for peer in PEERS if (why := peer.why_not()) is not None}
     clients = [Client(name="kvload", version=found["kvload"], measure=_kvload(asked.port))]
     for peer in PEERS:
-        if peer.name not in missing and (not asked.peer or peer.name in asked.peer):
+        wanted = not asked.alone and (not asked.peer or peer.name in asked.peer)
+        if wanted and peer.name not in missing:
             clients.append(
                 Client(
                     name=peer.name, version=peer.version(), measure=_peer(peer, asked.port),
@@ -109,6 +110,7 @@ def _arguments() -> argparse.Namespace:
     args.add_argument("--load", action="append", choices=[load.name for load in LOADS])
     args.add_argument("--share", type=float, default=1.0, help="of the streams and requests")
     args.add_argument("--port", type=int, default=0, help="of the server (default: a free one)")
+    args.add_argument("--alone", action="store_true", help="kvload only")
     args.add_argument("--label", help="keep the page in bench/runs/DATE-LABEL")
     return args.parse_args()
 

@@ -203,7 +203,7 @@ def main() -> int:
     """Measure, print, keep; 1 if a must is not met."""
     asked = _arguments()
     found = conditions()
-    results = measure_all(asked.runs, asked.share, asked.port)
+    results = measure_all(asked.runs, asked.share, asked.port, alone=asked.alone)
     rows = [row_of(goal, results) for goal in GOALS]
     page = render(rows, results, asked.runs)
     print("\n".join(page))
@@ -229,14 +229,15 @@ def _arguments() -> argparse.Namespace:
     args.add_argument("--runs", type=int, default=3, help="turns of each load (default: 3)")
     args.add_argument("--share", type=float, default=1.0, help="of the streams and requests")
     args.add_argument("--port", type=int, default=0, help="of the server (default: a free one)")
+    args.add_argument("--alone", action="store_true", help="without the peer")
     args.add_argument("--label", help="keep the page in bench/runs/DATE-LABEL")
     return args.parse_args()
 
 
-def measure_all(runs: int, share: float, port: int) -> Results:
+def measure_all(runs: int, share: float, port: int, *, alone: bool) -> Results:
     """Every case in turn, `runs` times."""
     results = Results()
-    if (why := VLLM.why_not()) is not None:
+    if (why := "left out" if alone else VLLM.why_not()) is not None:
         results.skipped[VLLM_FLAT] = f"vllm: {why}"
     for load in (THOUSAND_BY_TWO, FIVE_THOUSAND):
         if not has_workers():

@@ -39,12 +39,17 @@ class Load:
     workers: int = 1
 
     def shrunk(self, share: float) -> Load:
-        """The same shape with fewer streams and requests: to see that the bench works."""
+        """The same shape with fewer streams, requests and chunks: to see that the bench works."""
         if share >= 1:
             return self
         streams = None if self.streams is None else max(1, round(self.streams * share))
         least = 8 if streams is None else 2 * streams
-        return replace(self, streams=streams, requests=max(least, round(self.requests * share)))
+        return replace(
+            self,
+            streams=streams,
+            requests=max(least, round(self.requests * share)),
+            tokens=max(4, round(self.tokens * min(1.0, 4 * share))),
+        )
 
 
 FLAT_OUT = Load(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from tests.family import environment
+from tests.family import ROOT, environment
 from tests.kvload.workload import lines, write
 from tests.simulated import FAST, Sim, cluster, kvsim
 
@@ -269,6 +269,22 @@ def bare_lines(folder: Path) -> set[str]:
         return codes(load(sim, "--rounds 1", shape=f"--workload {work}"), folder)
 
 
+def calibrated(**host: str) -> Case:
+    """A cold round with a calibration made a moment before, here or on a host of that name."""
+
+    def case(folder: Path) -> set[str]:
+        path = folder / "calibration.json"
+        with kvsim(*FAST) as sim:
+            run = json.loads(load(sim, "--rounds 1").splitlines()[0])
+            known = json.loads((ROOT / "schemas/examples/valid/calibration.json").read_text())
+            known["made_at"], known["tool_version"] = run["started_at"], run["tool_version"]
+            known["host"] = run["host"] | ({"name": host["host"]} if host else {})
+            path.write_text(json.dumps(known))
+            return codes(load(sim, f"--rounds 1 --calibration {path}"), folder)
+
+    return case
+
+
 def cut_short(folder: Path) -> set[str]:
     with kvsim(*FAST) as sim:
         records = load(sim, "--rounds 1")
@@ -279,6 +295,7 @@ PROVOKED: dict[str, Case] = {
     "answers_differ": two_rounds("nondeterministic"),
     "barrier_unknown": without_metrics(),
     "cached_tokens_not_reported": one_round("null_details"),
+    "calibration_unfit": calibrated(host="another"),
     "client_limited": stopped_in_between(stop=True),
     "cold_not_shown": without_metrics("null_details"),
     "contaminated": sent_twice("persistent", "one", "two"),
@@ -305,6 +322,7 @@ SILENT: dict[str, Case] = {
     "answers_differ": two_rounds(),
     "barrier_unknown": one_round(),
     "cached_tokens_not_reported": one_round(),
+    "calibration_unfit": calibrated(),
     "cold_not_shown": one_round("null_details"),  # the server's counters show it all the same
     "contaminated": sent_twice(None, "one", "two"),
     "drift": two_rounds(engine=SLOW, flags="--sentinels 8"),
