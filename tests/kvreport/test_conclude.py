@@ -374,6 +374,19 @@ def test_answers_that_differ_are_told() -> None:
     assert found.findings[0].finding.evidence == {"differing": 1, "hashed": 30}
 
 
+def test_other_prompts_may_have_other_answers() -> None:
+    """Salts at the head of the prompts: the same in cold and hit, one for each without reuse."""
+    bare, cold, hit = experiment(1, arms=("no_reuse", "cold", "hit"))
+    assert bare.stats.samples is not None
+    other = ["x", *bare.stats.samples.output_sha256[1:]]
+    for way, told in (("cache_salt", True), ("prompt_head", False)):
+        rounds = [rerun(one, salt="s", salt_way=way) for one in (bare, cold, hit)]
+        found = only([resampled(rounds[0], output_sha256=other), *rounds[1:]])
+        assert ("answers_differ" in found.codes()) is told
+        found = only([rounds[0], rounds[1], resampled(rounds[2], output_sha256=other)])
+        assert "answers_differ" in found.codes(), "cold and hit are asked the same"
+
+
 def test_stamps_of_two_clerks_are_told() -> None:
     cold, hit = experiment(1)
     clerks = [edited(cold, stamp_source="kernel"), edited(hit, stamp_source="user")]
