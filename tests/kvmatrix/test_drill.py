@@ -17,7 +17,7 @@ from tests.kvmatrix.matrices import Site
 from tests.simulated import Sim
 
 FULL = bool(os.environ.get("KV_DRILL_FULL"))
-SCENARIOS, KILLS, REPEATS = (8, 20, 2) if FULL else (3, 4, 1)
+SCENARIOS, KILLS, REPEATS = (8, 20, 3) if FULL else (3, 4, 1)
 SEED = int(os.environ.get("KV_DRILL_SEED", "4"))
 NAMES = [
     "gone",

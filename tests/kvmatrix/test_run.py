@@ -425,3 +425,51 @@ def test_what_two_stages_cannot_be_is_one_line(site: Site, flags: str, words: st
     assert status == 2
     assert len(said.splitlines()) == 1
     assert re.search(words, said)
+
+
+# --- steps of the user's own ---------------------------------------------------------------------
+
+
+def test_steps_between_run_in_their_order_and_need_a_word(site: Site, quick: Sim) -> None:
+    site.config("c.yaml", quick.url)
+    between = [
+        {"http": f"POST {quick.url}/reset_prefix_cache"},
+        {"command": "echo matrix >> ran"},
+        {"health": f"{quick.url}/health"},
+        {"wait": 0.1},
+    ]
+    own = scenario(PLAIN, "c.yaml", restart=["echo 'of its own' >> ran"])
+    site.matrix([own, scenario(GONE, "c.yaml")], repeats=1, between=between)
+    status, said = site.make()
+    assert status == 2
+    assert "'between.1.command': commands of a config run only with --allow-commands" in said
+    assert not (site.folder / "out").exists()
+    status, said = site.make(flags="--allow-commands")
+    assert status == 0, said
+    ran = (site.folder / "ran").read_text(encoding="utf-8").splitlines()
+    assert ran == ["matrix", "of its own", "matrix"]
+    (first,) = (site.folder / "out").glob("plain*/repeat-1/attempt-1/between-1.json")
+    steps = [
+        [step["what"] for step in json.loads(path.read_bytes())["steps"]]
+        for path in sorted(first.parent.glob("between-*.json"))
+    ]
+    assert steps == [
+        ["http POST"],
+        ["run command", "wait for health", "wait"],
+        ["run command", "wait for health"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "keys", [{"between": [{"http": "POST http://127.0.0.1:9/gone"}]}, {"restart": ["exit 3"]}]
+)
+def test_a_step_that_fails_fails_the_scenario(site: Site, quick: Sim, keys: dict[str, Any]) -> None:
+    site.config("c.yaml", quick.url)
+    own = {"restart": keys["restart"]} if "restart" in keys else {}
+    matrix = {key: value for key, value in keys.items() if key == "between"}
+    site.matrix([scenario(PLAIN, "c.yaml", **own)], repeats=1, **matrix)
+    status, said = site.make(flags="--allow-commands")
+    assert status == 2
+    assert "a step between the scenarios failed" in said
+    assert "0 succeeded, 1 failed" in said
+    assert not site.runs()

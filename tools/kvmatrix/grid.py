@@ -27,6 +27,8 @@ AXES = {
     "loads": "load",
 }
 """In the order in which their names stand in a scenario's; the last one changes slowest."""
+OWN = (*OVERRIDES, "restart")
+"""Keys of a piece that are the scenario's and not the run config's."""
 MACHINE = re.compile(r"\{(?P<name>[^{}.]+)(?:\.(?P<key>[^{}]+))?\}")
 
 
@@ -147,7 +149,7 @@ def _cell(matrix: Config, grid: dict[str, Any], names: dict[str, str]) -> Wanted
         pieces.lay(grid[axis][name] or {}, ("grid", axis, name))
     value, origins = pieces.value, pieces.origins
     entry = {"name": "-".join(names.values()), "scenario": grid["scenario"]}
-    entry |= {key: value.pop(key) for key in OVERRIDES if key in value}
+    entry |= {key: value.pop(key) for key in OWN if key in value}
     matrix.made_of(entry, origins).hold_against(_entry_schema())
     whole = matrix.made_of(value, origins)
     whole.hold_against(_config_schema())
@@ -170,5 +172,5 @@ def _config_schema() -> dict[str, Any]:
     """A run config's, whose complaint about an unknown key names those of a scenario too."""
     schema: dict[str, Any] = load_schema("config")
     keys = _entry_schema()["properties"]
-    more = {key: keys[key] for key in OVERRIDES}
+    more = {key: keys[key] for key in OWN}
     return schema | {"properties": more | schema["properties"]}

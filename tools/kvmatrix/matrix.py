@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from kvmatrix.between import between_of
+from kvmatrix.between import between_of, restart_of
 from kvmatrix.capacity import Limits, limits_of, search_shape
 from kvmatrix.clearing import Clearing, clearing_of
 from kvmatrix.endpoints import endpoints_of, mode_of
@@ -35,6 +35,8 @@ class Scenario:
     """Its run config's file; None: it was made of pieces of the matrix, and is `settings`."""
     settings: dict[str, Any]
     """The run config."""
+    restart: tuple[str, ...]
+    """kvclear's flags for restarting its engines; empty: they are left as they are."""
     overrides: tuple[str, ...]
     """kvload's flags that beat the config's keys."""
     control: bool
@@ -147,6 +149,7 @@ def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
         scenario=entry["scenario"],
         config=None if wanted.made else run.path,
         settings=run.value,
+        restart=restart_of(matrix, wanted.key, entry, endpoints, allow_commands=allow_commands),
         overrides=(
             *flags_of(entry),
             *("--seed", str(seed)),

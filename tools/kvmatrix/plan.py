@@ -22,6 +22,7 @@ def plan_text(matrix: Matrix, steps: Sequence[Step]) -> str:
         lines.append(f"  {number}/{len(matrix.scenarios)} {shown(scenario.name)}")
         lines.append(f"      {_what(scenario)}; {left} to do")
         lines.append(f"      isolation: {_isolation(matrix, scenario)}")
+        lines += filter(None, [_before(matrix, scenario)])
     total = sum(step.scenario.shape.repeat_s for step in due)
     lines.append(f"estimate: about {duration(total)}, {ASSUMED}")
     return "\n".join(lines) + "\n"
@@ -45,6 +46,15 @@ def _what(scenario: Scenario) -> str:
         f"{scenario.scenario}, {shape.requests} requests with sentinels, {load}, {rounds},"
         f" {duration(shape.repeat_s)} a repeat"
     )
+
+
+def _before(matrix: Matrix, scenario: Scenario) -> str:
+    """The user's own steps ahead of the clearing; empty where there are none."""
+    steps = sum(len(flags) // 2 for flags in matrix.between)
+    parts = [f"{steps} steps of the matrix"] if steps else []
+    commands = scenario.restart.count("--command")
+    parts += [f"restart by {commands} commands, then health"] if commands else []
+    return f"      before it: {', '.join(parts)}" if parts else ""
 
 
 def _isolation(matrix: Matrix, scenario: Scenario) -> str:

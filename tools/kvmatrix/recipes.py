@@ -83,7 +83,8 @@ def _work(
     if config is None:
         config = part / "config.json"
         yield f"printf '%s\\n' {bash_word(_as_yaml(scenario.settings))} > {config}"
-    for number, flags in enumerate(matrix.between, 1):
+    steps = [*matrix.between, *([scenario.restart] if scenario.restart else [])]
+    for number, flags in enumerate(steps, 1):
         yield _between(flags, f"{part}/between-{number}")
     if scenario.clearing is not None:
         yield _clear(matrix, scenario.clearing, part)
