@@ -16,7 +16,8 @@ import pytest
 from tests.kvmatrix.matrices import Site
 from tests.simulated import Sim, kvsim
 
-from kvmatrix.capacity import TRIES, Limits, Progress, Tried, progress
+from kvmatrix.capacity import TRIES, Progress, Tried, progress
+from kvmatrix.limits import Limits
 from kvmatrix.matrix import read_matrix
 from kvmatrix.plan import plan_text
 from kvmatrix.probes import SEARCH, Search, capacities, next_probe, verdict_on
@@ -86,14 +87,14 @@ def test_beyond_its_range_a_search_says_so() -> None:
 
 
 def test_a_probe_that_shows_nothing_is_repeated_and_then_the_search_stops() -> None:
-    invalid = Tried(rate_rps=5.657, verdict="invalid", reason="client_limited")
+    invalid = Tried(rate_rps=5.657, verdict="invalid")
     for times in range(1, TRIES):
         assert progress(LIMITS, [invalid] * times, None).next_rps == 5.657
     assert progress(LIMITS, [invalid] * TRIES, None).state == "stopped"
     passed = Tried(rate_rps=5.657, verdict="passed")
     assert progress(LIMITS, [invalid, passed], None).next_rps == 11.31
     failed = Tried(rate_rps=11.31, verdict="failed")
-    between = Tried(rate_rps=7.999, verdict="invalid", reason="client_limited")
+    between = Tried(rate_rps=7.999, verdict="invalid")
     wide = progress(LIMITS, [passed, failed, *[between] * TRIES], None)
     assert (wide.state, wide.passed_rps, wide.failed_rps) == ("found", 5.657, 11.31)
 

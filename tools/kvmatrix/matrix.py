@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kvmatrix.between import between_of, restart_of
-from kvmatrix.capacity import Limits, limits_of, search_shape
 from kvmatrix.clearing import Clearing, clearing_of
 from kvmatrix.endpoints import endpoints_of, mode_of
 from kvmatrix.estimate import Shape, shape_of
 from kvmatrix.grid import Wanted, cells_of
+from kvmatrix.limits import Limits, limits_of, search_shape
 from kvmatrix.overrides import check_load, flags_of
 from kvmatrix.quoting import UNSAFE_IN_RULES, shown, slug
 from kvpipe.process import ToolError

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvmatrix.capacity import ARMS, Limits, Progress, Tried, progress
+from kvmatrix.capacity import ARMS, Progress, Tried, progress
+from kvmatrix.limits import Limits
 from kvpipe.jsonl import decode_as, decode_line
 from kvpipe.process import ToolError
 from kvpipe.records import (
@@ -57,9 +58,7 @@ class Judged:
 
     @property
     def tried(self) -> Tried:
-        return Tried(
-            rate_rps=self.probe.rate_rps, verdict=self.probe.verdict, reason=self.probe.reason
-        )
+        return Tried(rate_rps=self.probe.rate_rps, verdict=self.probe.verdict)
 
 
 def next_probe(folder: Path, arm: Arm) -> tuple[float, int, str] | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvmatrix.capacity import ARMS, Limits
+from kvmatrix.capacity import ARMS
+from kvmatrix.limits import Limits
 from kvmatrix.probes import SEARCH, Search
 from kvmatrix.quoting import GUARD, bash_word
 from kvmatrix.schedule import Step
