@@ -42,6 +42,8 @@ class Peer:
     requests_share: float = 1.0
     """Of the requests flat out: a slow client is not waited for longer than a fast one."""
     offline: bool = True
+    slow: bool = False
+    """It starts and reports for so long that it is run once where others run three times."""
 
     @property
     def python(self) -> Path:
@@ -241,19 +243,19 @@ PEERS: Sequence[Peer] = (
     ),
     Peer(
         name="guidellm", environment="guidellm", package="guidellm",
-        command=_guidellm, read=_read_guidellm, requests_share=0.125,
+        command=_guidellm, read=_read_guidellm, requests_share=0.125, slow=True,
     ),
     Peer(
         name="aiperf", environment="aiperf", package="aiperf",
-        command=_aiperf, read=_read_aiperf, requests_share=0.25, offline=False,
+        command=_aiperf, read=_read_aiperf, requests_share=0.25, offline=False, slow=True,
     ),
     Peer(
         name="evalscope perf", environment="evalscope", package="evalscope",
-        command=_evalscope, read=_read_evalscope, requests_share=0.25,
+        command=_evalscope, read=_read_evalscope, requests_share=0.25, slow=True,
     ),
     Peer(
         name="inference-perf", environment="inference-perf", package="inference-perf",
-        command=_inference_perf, read=_read_inference_perf, requests_share=0.25,
+        command=_inference_perf, read=_read_inference_perf, requests_share=0.25, slow=True,
     ),
 )  # fmt: skip
 
