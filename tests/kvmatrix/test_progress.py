@@ -119,6 +119,13 @@ def test_at_the_end_nothing_is_left() -> None:
     assert progress.hear("Matrix: 2 scenarios in all", 61.0) is None, "told once"
 
 
+def test_the_steps_of_a_second_stage_are_not_taken_for_the_first_ones() -> None:
+    progress = Progress(due=[], began_s=0.0)
+    assert progress.hear("matrix: 1/4: repeat 4 of 5: a (about 9 s left in all)", 1.0) is None
+    assert progress.over
+    assert progress.current is None
+
+
 def test_earlier_runs_count(site: Site) -> None:
     """A matrix of two repeats of which one is there, and took 70 s by its files."""
     site.config("c.yaml", "http://127.0.0.1:9/v1")

@@ -133,6 +133,9 @@ class Progress:
         """A line of make; the step that it shows to be over, if it does."""
         if head := HEAD.fullmatch(line):
             ended = self.end(now_s)
+            if int(head["steps"]) != len(self.due):
+                self.over = True  # of a second stage (--until): nothing here knows its steps
+                return ended
             self.place, self.running, self.step_began_s = int(head["place"]), True, now_s
             self.rounds_began_s, self.seen = None, Seen()
             return ended
