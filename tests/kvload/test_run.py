@@ -277,10 +277,13 @@ def test_quiet_is_not_silent_about_failures(sh: Shell, work: Path) -> None:
 def test_a_dead_engine_is_refused_before_anything_is_sent(sh: Shell, work: Path) -> None:
     with kvsim(*FAST) as dying:
         dying.fault("engine_death", "1")
-        sh(f"kvload -q --url {dying.url} --workload {work} --rounds 1 --warmup 0 || true")
+        died = sh(f"kvload -q --url {dying.url} --workload {work} --rounds 1 --warmup 0 || true")
         done = sh(f"kvload -q --url {dying.url} --workload {work} --rounds 1 --warmup 0")
     assert (done.status, done.out) == (2, "")
     assert "/health answers 503" in done.err and len(done.err.splitlines()) == 1
+    barrier = of_kind(died.out, "end")[0]["barrier"]
+    assert (barrier["state"], barrier["waited_s"]) == ("unknown", 0.0), "it will never be at rest"
+    assert "the engine is dead" in barrier["reason"]
 
 
 def test_tolerated_failures_exit_0(sh: Shell, work: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvengine.engine import Engine
 from kvengine.engines import ENGINES
 from kvengine.rest import come_to_rest
 from kvengine.saltprobe import SaltProbe
 from kvengine.server import Server, Unreachable
 from kvload.settings import Experiment
-from kvload.site import Site
+from kvload.site import Site, is_dead
 from kvpipe.process import ToolError
 from kvpipe.records import Barrier, Finding, Reset, SaltWay, Warmup
 
@@ -18,7 +20,20 @@ async def rest(site: Site) -> Barrier:
     nodes, stores = site.counting_nodes(), site.stores()
     if not nodes and not stores:
         return Barrier(state="unknown", waited_s=0.0, reason="no metrics to look at")
+    if (why := await _gone(nodes)) is not None:
+        return Barrier(state="unknown", waited_s=0.0, reason=why)
     return await come_to_rest(nodes, stores)
+
+
+async def _gone(nodes: Sequence[Server]) -> str | None:
+    """Why none of these will ever come to rest: a dead engine's gauges stay as they were."""
+    for node in nodes:
+        try:
+            if await is_dead(node):
+                return f"{node.shown}: the engine is dead (/health answers 503)"
+        except Unreachable as error:
+            return str(error)
+    return None
 
 
 async def reset_engines(site: Site) -> Reset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -18,6 +20,8 @@ from kvload.settings import Access, Experiment
 from kvpipe.process import ToolError
 from kvpipe.records import Role, SaltWay
 
+STARTING_S = 5.0  # that an engine is given to become ready
+LOOK_S = 0.5
 SALTED_ENGINES = ("vllm", "sglang", "kvsim")
 EnterServer = Callable[[Server], Awaitable[Server]]
 
@@ -76,17 +80,25 @@ def open_server(url: str, access: Access) -> Server:
     return Server(url, api_key=access.api_key, headers=access.headers)
 
 
-async def refuse_dead(server: Server) -> None:
+async def refuse_dead(server: Server, patience_s: float = STARTING_S) -> None:
     """ToolError if the server says that its engine has died: it still lists its models then.
 
-    vLLM answers /health with 503 after the death of its engine, and everything else as before.
+    vLLM answers /health with 503 after the death of its engine, and everything else as before. One
+    that is only starting is given `patience_s`.
     """
-    answer = await server.get("/health")
-    if answer.status == 503:
-        raise ToolError(
-            f"{server.shown}: the engine behind it is dead or not ready (/health answers 503):"
-            " restart it"
-        )
+    deadline = time.monotonic() + patience_s
+    while await is_dead(server):
+        if time.monotonic() >= deadline:
+            raise ToolError(
+                f"{server.shown}: the engine behind it is dead or not ready (/health answers 503"
+                f" for {patience_s:g} s): restart it"
+            )
+        await asyncio.sleep(LOOK_S)
+
+
+async def is_dead(server: Server) -> bool:
+    """Whether the server says that its engine is dead or not ready."""
+    return (await server.get("/health")).status == 503
 
 
 async def survey(experiment: Experiment, enter: EnterServer) -> Site:
