@@ -276,6 +276,15 @@ def test_the_command(published: Records, tmp_path: Path, sh: Callable[..., Any])
     )
 
 
+def test_a_round_alone_is_audited_too(published: Records, sh: Callable[..., Any]) -> None:
+    """Nothing to compare, and nothing wrong with that."""
+    run = of(published, "run")["run_id"]
+    lines = [one for one in published if run in (one.get("run_id"),)]
+    done = sh("kvreport --audit", stdin="".join(json.dumps(one) + "\n" for one in lines))
+    assert done.status == 0
+    assert "Nothing can be compared." in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

@@ -271,6 +271,23 @@ def test_overestimated_questions_are_no_contamination() -> None:
     assert contaminated(longer.change(leader, cached_tokens=cached(CONTEXT))) is not None
 
 
+def test_a_shared_part_that_ends_later_than_guessed_is_no_contamination() -> None:
+    """Code is denser in tokens than prose: the guess puts the end of the context too early."""
+
+    def guessed(one: Request) -> Request:
+        new, given = one.new_tokens or 0, one.ideal_in_round_hi or 0
+        if one.stratum != "follower":
+            return one
+        return structs.replace(
+            one, new_tokens=new + new // 3, ideal_in_round_hi=max(0, given - new // 3)
+        )
+
+    made = cold(groups=2, followers=20).head(calibrated="none").map(guessed)
+    assert contaminated(made) is None
+    assert contaminated(made.head(calibrated="tokenize")) is not None
+    assert contaminated(made.change(leader, cached_tokens=cached(CONTEXT))) is not None
+
+
 def test_tokens_that_merge_where_texts_meet_are_no_contamination() -> None:
     made = cold(groups=0, uniques=20, sentinels=0)
     assert contaminated(made.change(lambda one: True, new_tokens=PROMPT + 3)) is None

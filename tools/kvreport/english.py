@@ -486,7 +486,7 @@ PHRASES: dict[str, str] = {
     "brief_share_unknown": "how many tokens were hits is not shown",
     # --- modes
     "modes": "PD against non-PD",
-    "table_modes": "{non_pd} and {pd}: TTFT and its kind without disaggregation, cold, and hit",
+    "table_modes": "{non_pd} beside {pd}: without disaggregation, PD cold, PD hit",
     "col_non_pd": "Non-PD",
     "col_pd_cold": "PD Cold",
     "col_pd_hit": "PD Hit",

@@ -18,6 +18,10 @@ from kvstats.rows import Table
 
 EXACT: frozenset[Calibrated] = frozenset({"tokenize", "token_ids"})
 ESTIMATE_TOLERANCE = 0.02  # of the tree, where the plan's lengths are estimates
+# Whole prompts are scaled by what the server counted; where inside them the shared part ends is
+# guessed from characters, and a question may be denser in tokens than its context: by a quarter
+# between prose and code, so half is allowed for.
+SPLIT_TOLERANCE = 0.5
 # A template's head where it could not be measured: longer ones (tools, system prompt) are rare,
 # and contamination below 64 tokens saves no time that anybody could measure.
 UNKNOWN_FLOOR_TOKENS = 64
@@ -43,9 +47,9 @@ class Terms:
         """Whether claims are exact to the block."""
         return self.calibrated in EXACT
 
-    def tolerance(self, tokens: float) -> float:
-        """Tokens that an estimated plan may be wrong by."""
-        return 0.0 if self.exact else ESTIMATE_TOLERANCE * tokens
+    def tolerance(self, tokens: float, behind: float) -> float:
+        """Tokens that an estimated plan may be wrong by; `behind` a shared part by more."""
+        return 0.0 if self.exact else ESTIMATE_TOLERANCE * tokens + SPLIT_TOLERANCE * behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +133,11 @@ def _conservation(
     shortfall: float | None = None
     if shown and done is not None:
         required = tree - _excused(whole, ledger, terms, source)
-        shortfall = _beyond(required - done, terms.tolerance(tree))
+        shortfall = _beyond(required - done, terms.tolerance(tree, whole.behind))
     blind = None
     if shown and terms.block is not None:
         blind = whole.sent * (terms.block - 1) + whole.racing
-        blind += round(terms.tolerance(tree))
+        blind += round(terms.tolerance(tree, whole.behind))
     return Conservation(
         tree_tokens=None if whole.unplanned else tree,
         computed_tokens=done,
@@ -150,7 +154,7 @@ def _group_shortfalls(ledger: Ledger, terms: Terms) -> dict[str, float]:
     for name, entry in ledger.groups.items():
         tree = _tree(entry, ledger, terms)
         excused = _excused(entry, ledger, terms, "requests") + shared
-        short = _beyond(tree - excused - entry.computed, terms.tolerance(tree))
+        short = _beyond(tree - excused - entry.computed, terms.tolerance(tree, entry.behind))
         if short:
             found[name] = short
     return found
@@ -184,9 +188,9 @@ def excesses_of(table: Table, terms: Terms, scale: float) -> list[Excess]:
     if terms.transfers:
         return []
     names = ("index", "cached_tokens", "prompt_tokens", "floor_tokens", "ideal_in_round_hi")
-    columns = [table.ints(name) for name in (*names, "ideal_prior_tokens", "retries")]
+    columns = [table.ints(name) for name in (*names, "ideal_prior_tokens", "retries", "new_tokens")]
     found: list[Excess] = []
-    for index, cached, prompt, floor, in_round, prior, retries in zip(*columns, strict=True):
+    for index, cached, prompt, floor, in_round, prior, retries, new in zip(*columns, strict=True):
         if not cached or index is None or retries:
             continue
         if terms.arm == "no_reuse":
@@ -195,7 +199,8 @@ def excesses_of(table: Table, terms: Terms, scale: float) -> list[Excess]:
             continue
         floor = UNKNOWN_FLOOR_TOKENS if floor is None else floor
         bound = max(in_round, prior or 0) * (1.0 if terms.exact else max(1.0, scale))
-        allowed = max(floor, round(bound + terms.tolerance(prompt or 0)))
+        behind = new or 0 if bound else 0
+        allowed = max(floor, round(bound + terms.tolerance(prompt or 0, behind)))
         if cached > allowed:
             found.append(Excess(index=index, cached=cached, allowed=allowed))
     return sorted(found, key=lambda one: (one.allowed - one.cached, one.index))
@@ -251,7 +256,8 @@ def _limits(verdict: Verdict, terms: Terms) -> str:
         words = f"; below {blind:,} tokens, and tokens computed twice, it would not be seen"
     if not terms.exact:
         words += (
-            f" (lengths are estimates: {percent(ESTIMATE_TOLERANCE, 0)} of the tree is allowed for)"
+            f" (lengths are estimates: {percent(ESTIMATE_TOLERANCE, 0)} of the tree is allowed "
+            f"for, and {percent(SPLIT_TOLERANCE, 0)} of what lies behind a shared part)"
         )
     return words
 

@@ -22,6 +22,7 @@ class Entry:
     unplanned: int = 0  # of them without new_tokens: the tree is not known
     planned: int = 0  # sum of new_tokens: the prompts' prefix tree, as the plan has it
     tree: int = 0  # the same, none longer than its prompt turned out to be
+    behind: int = 0  # of the tree, what lies behind a shared part: where it begins may be a guess
     computed: int = 0  # sum of prompt - cached
     failed: int = 0  # what failed, cancelled and retried ones may have computed unreported
     unbounded: int = 0  # of those, requests of which that is not known
@@ -46,6 +47,8 @@ class Entry:
         if request.prompt_tokens is not None:
             new = min(new, request.prompt_tokens)  # tokens merge where blocks of text meet
         self.tree += new
+        if request.stratum == "follower" and arm != "no_reuse":
+            self.behind += new
         silent = request.prompt_tokens is None or request.cached_tokens is None
         if request.prompt_tokens is not None and request.cached_tokens is not None:
             self.reported += 1

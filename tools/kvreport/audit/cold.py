@@ -20,6 +20,8 @@ UNKNOWN_FLOOR_TOKENS = 64
 """A template's head where nobody measured it."""
 ESTIMATED = 0.02
 """Part of the tree that a plan may be wrong by whose lengths are estimates."""
+SPLIT = 0.5
+"""And of what lies behind a shared part, whose end is guessed from characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ def cold_of(streams: Sequence[Stream], plan: RawPlan | None) -> Cold:
     if why is not None or tree is None:
         return Cold(tree=tree, computed=computed if told else None, shortfall=None, unknown=why)
     short = tree - _excused(streams, sent) - computed
-    short = short if short > _tolerance(streams, tree) else 0
+    short = short if short > _tolerance(streams, sent, tree) else 0
     wrong = [f"{short:,} of {tree:,} tokens of the prefix tree were not computed"] if short else []
     wrong += _excesses(streams, sent, plan)
     return Cold(tree=tree, computed=computed, shortfall=max(0, short), wrong=tuple(wrong))
@@ -59,8 +61,12 @@ def _exact(streams: Sequence[Stream]) -> bool:
     return all(one.run.calibrated in ("tokenize", "token_ids") for one in streams)
 
 
-def _tolerance(streams: Sequence[Stream], tree: int) -> float:
-    return 0.0 if _exact(streams) else ESTIMATED * tree
+def _tolerance(streams: Sequence[Stream], sent: Sequence[Request], tree: int) -> float:
+    """Estimated lengths: of the whole little, of where a shared part ends much."""
+    if _exact(streams):
+        return 0.0
+    behind = sum(one.new_tokens or 0 for one in sent if one.stratum == "follower")
+    return ESTIMATED * tree + SPLIT * behind
 
 
 def _bare(streams: Sequence[Stream]) -> bool:

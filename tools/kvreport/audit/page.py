@@ -33,8 +33,9 @@ def document_of(audit: Audit) -> Document:
     blocks: list[Block] = [
         Heading(1, f"Audit: what was published {word}"),
         Heading(2, "By the records alone"),
-        Facts([(clean(f"{one.name}: {one.effect}"), verdict(one)) for one in audit.derived]),
     ]
+    found = [(clean(f"{one.name}: {one.effect}"), verdict(one)) for one in audit.derived]
+    blocks.append(Facts(found) if found else Paragraph("Nothing can be compared."))
     wrong = [*_wrong(audit.lines)]
     if wrong:
         blocks += [Heading(2, "What disagrees"), Bullets(wrong)]
