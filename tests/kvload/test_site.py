@@ -15,7 +15,7 @@ NO_SUCH = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 async def test_an_engine_that_is_starting_is_waited_for() -> None:
-    with FakeServer([NOT_YET], [NOT_YET], [READY]) as fake:
+    with FakeServer([[NOT_YET], [NOT_YET], [READY]]) as fake:
         async with Server(fake.url) as server:
             await refuse_dead(server, patience_s=60)
         assert len(fake.received) == 3
