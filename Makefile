@@ -68,7 +68,7 @@ matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
 
-real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (20 minutes)
+real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (15 minutes)
 	@stack/matrix.sh
 
 bench bench-peers: export KV_LABEL = $(value LABEL)
