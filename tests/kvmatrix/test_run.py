@@ -473,3 +473,20 @@ def test_a_step_that_fails_fails_the_scenario(site: Site, quick: Sim, keys: dict
     assert "a step between the scenarios failed" in said
     assert "0 succeeded, 1 failed" in said
     assert not site.runs()
+
+
+def test_records_that_kvstats_refuses_do_not_cost_the_report(site: Site, quick: Sim) -> None:
+    site.config("c.yaml", quick.url)
+    site.matrix([scenario(PLAIN, "c.yaml"), scenario(HOSTILE, "c.yaml")], repeats=1)
+    assert site.make()[0] == 0
+    (path,) = (site.folder / "out").glob("plain*/repeat-1/attempt-1/run.jsonl")
+    path.write_text('{"record":"nothing"}\n', encoding="utf-8")
+    status, said = site.make()
+    assert status == 2
+    assert "tainted: it has no statistics" in said
+    report = json.loads((site.folder / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in report["scenarios"]] == [HOSTILE]
+    assert {one["name"]: bool(one["tainted"]) for one in report["outcomes"]} == {
+        PLAIN: True,
+        HOSTILE: False,
+    }

@@ -60,30 +60,33 @@ def rules(
             parts.append(_stats(out, scenario, own))
     needs = [*(str(target(step)) for step in due), *stats]
     if until is not None and first_stage:
-        parts.append(_fix(matrix, until, file, needs, stats))
+        plain = [flag for flag in flags if flag not in until.own_flags]
+        fallback = " ".join(map(bash_word, [str(matrix.path), *plain]))
+        parts.append(_fix(until, out, (file, fallback), needs, stats))
     else:
         parts.append(_report(matrix, file, needs, stats, until))
     return "\n".join(parts)
 
 
 def _fix(
-    matrix: Matrix, until: Until, file: str, needs: Sequence[str], stats: Sequence[str]
+    until: Until,
+    out: Path,
+    files: tuple[str, str],
+    needs: Sequence[str],
+    stats: Sequence[str],
 ) -> str:
     """The end of a first stage: how many repeats there will be is written down, and they are run.
 
     They are other rules, for another make. Where it cannot be said, the report is made of what is
-    there; the exit status of the summary is what tells.
+    there, by the second of `files`, which does without; the summary's exit status is what tells.
     """
-    out = matrix.out
-    plain = bash_word(str(matrix.path))
-    if "--allow-commands" in file:
-        plain += " --allow-commands"
+    file, plain = files
     asked = f"{until.report_flags} --until-max {until.maximum}"
     fixed, made = f"{out}/{UNTIL_FILE}", f"{out}/first-stage.json"
     body = (
         f"\t@{{ flock 9; rm -f {fixed}; \\\n"
-        f"\t{{ kvreport{asked} --format json $(ls {' '.join(stats)} 2>/dev/null) > {made} ||"
-        f" [[ $? == 1 ]]; }} && kvmatrix {file} --fix {made} > {out}/until.part && \\\n"
+        f"\t{{ kvreport{asked} --format json $(ls {' '.join(stats)} 2>/dev/null) < /dev/null"
+        f" > {made} || [[ $? == 1 ]]; }} && kvmatrix {file} --fix {made} > {out}/until.part && \\\n"
         f"\tmv {out}/until.part {fixed} || rm -f {out}/until.part; }} 9>> {out}/lock\n"
     )
     again = f"{GUARD} make --no-print-directory -f - matrix"

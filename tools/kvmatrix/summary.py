@@ -33,6 +33,8 @@ def outcome_of(matrix: Matrix, scenario: Scenario) -> Outcome:
     if codes := _findings(stats):
         taints.append("found by kvstats: " + ", ".join(codes))
     taints += _stopped(stats)
+    if len(missing) < len(found) and not stats:
+        taints.append("it has no statistics: they are still to be made, or kvstats failed")
     return Outcome(
         name=scenario.name,
         scenario=scenario.scenario,
