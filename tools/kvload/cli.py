@@ -57,7 +57,8 @@ def _run(
             label = experiment.name or experiment.source.scenario
             console.say(f"Scenario {number}/{len(experiments)}: {label}")
         totals = asyncio.run(conduct(experiment, sys.stdout.buffer, console, crew))
-        if not totals.complete or totals.short or totals.failed > args.max_failures:
+        partial = not totals.complete or totals.short or totals.undecided
+        if partial or totals.failed > args.max_failures:
             status = 1
             if args.quiet:
                 console.warn(totals.trouble)

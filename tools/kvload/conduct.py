@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -29,14 +30,15 @@ from kvload.controls import (
 )
 from kvload.drafts import RoundFacts
 from kvload.drive import Observe, Outcome
+from kvload.fitness import arrival_for, check_lengths
 from kvload.heads import run_head
 from kvload.health import client_health
 from kvload.horizon import fitted
-from kvload.ideals import EXACT, Namespace, RoundIdeals
+from kvload.ideals import Namespace, RoundIdeals
 from kvload.job import Job, Sender
 from kvload.ledger import Ledger
 from kvload.limits import check_open_files
-from kvload.load import check_workers, planned_arrival
+from kvload.load import check_workers
 from kvload.namespaces import Salts
 from kvload.pacing import pace_of
 from kvload.plans import (
@@ -50,11 +52,12 @@ from kvload.settings import Experiment, RoundPlan, rounds_of
 from kvload.site import Node, Site, salt_way, survey
 from kvload.stopping import Interrupted, Stopping
 from kvload.tally import Tally
+from kvload.until import Stages, take
 from kvload.warmup import Leg, warm_up
 from kvload.watch import SerialWatch, Watch
 from kvpipe.jsonl import write_record
-from kvpipe.process import Stopped, ToolError, UsageError
-from kvpipe.records import Arrival, Barrier, End, Planned, Reset, Run, SaltWay, Warmup
+from kvpipe.process import Stopped
+from kvpipe.records import Barrier, End, Planned, Request, Reset, Run, SaltWay, Warmup
 
 NO_WARMUP = Warmup(passes=0, settled=None)
 TITLES = {"cold": "🥶 Cold Start", "hit": "🔥 Cache Hit", "no_reuse": "no reuse (control)"}
@@ -68,6 +71,7 @@ class Totals:
     failed: int = 0
     rounds: int = 0
     short: bool = False
+    undecided: str = ""
     last_error: str | None = None
     stopped: str | None = None
 
@@ -77,7 +81,10 @@ class Totals:
         failed = f"{self.failed} failed (last: {self.last_error})" if self.failed else ""
         stopped = f"stopped early: {self.stopped}" if self.stopped else ""
         short = "the plan was too short for --duration" if self.short else ""
-        return "; ".join(part for part in (failed, stopped, short) if part) or "nothing"
+        return (
+            "; ".join(part for part in (failed, stopped, short, self.undecided) if part)
+            or "nothing"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +110,9 @@ class Conductor:
         self._experiment = experiment
         self._sender: Sender
         self._crew = crew
+        self._stages: Stages | None = None
+        if experiment.until is not None:
+            self._stages = Stages(until=experiment.until, maximum=experiment.until_max)
         self._out = out
         self._console = console
         self._stack = contextlib.AsyncExitStack()
@@ -125,9 +135,30 @@ class Conductor:
                     await self._repeat(repeat, plan_of(plans, repeat))
                     if not self.totals.complete:
                         return
+                if self._stages is not None:
+                    await self._second_stage(self._stages, plans)
             finally:
                 for client in self._clients.values():
                     await client.close()
+
+    async def _second_stage(self, stages: Stages, plans: list[RepeatPlan]) -> None:
+        """As many repeats more as the spread of the first ones asks for."""
+        experiment, first = self._experiment, stages.until.first_repeats
+        fixed = stages.fixed()
+        width = f"±{stages.until.half_width * 100:g} %"
+        self._console.say(f"{width} takes {fixed.needed} repeats, by the first {first}")
+        if fixed.total < fixed.needed:
+            self.totals.undecided = f"{width} takes {fixed.needed} repeats, {fixed.total} were run"
+            self._console.say(f"  --until-max: {fixed.total} are run")
+        for repeat in range(first + 1, fixed.total + 1):
+            if experiment.source.workload is None:
+                one = dataclasses.replace(experiment, repeats=(repeat,))
+                endpoint = experiment.endpoint(self._schedule()[0].round_num)
+                work = asyncio.to_thread(make_plans, one, endpoint, self._site.model)
+                plans = [fitted(plan, experiment) for plan in await self.stopping.unless(work)]
+            await self._repeat(repeat, plan_of(plans, repeat))
+            if not self.totals.complete:
+                return
 
     async def _prepare_site(self) -> list[RepeatPlan]:
         """Everything that may forbid measuring, before anything is measured."""
@@ -163,7 +194,8 @@ class Conductor:
         experiment = self._experiment
         salts = Salts(experiment=experiment, way=self._salt_way, repeat=repeat)
         if len(experiment.repeats) > 1:
-            self._console.say(f"Repeat {repeat}/{max(experiment.repeats)}")
+            of = "" if experiment.until is not None else f"/{max(experiment.repeats)}"
+            self._console.say(f"Repeat {repeat}{of}")
         if self._warmup is None:
             self._warmup = await self._warm_up(plan)
         self._sent_first = None
@@ -345,9 +377,16 @@ class Conductor:
             origin_ns,
             ideals,
             lambda tally: self._console.progress(tally.done, tally.failed),
+            self._taker(head),
         )
         outcome = await self._sender.send(job, facts, ledger, self.stopping)
         return ledger.tally, outcome
+
+    def _taker(self, head: Run) -> Callable[[Request], None] | None:
+        """What wants the records of cold and hit too: the rule of two stages."""
+        if self._stages is None or head.round_num not in (1, 2):
+            return None
+        return functools.partial(take, self._stages.note(head.repeat, head.round_num))
 
     async def _job(self, turn: Turn) -> Job:
         """What is sent and at which pace, with connections opened for it."""
@@ -415,35 +454,6 @@ class Conductor:
         if end.reason is not None:
             text += f"; stopped: {end.reason}"
         self._console.say(text)
-
-
-def arrival_for(experiment: Experiment, plans: Sequence[RepeatPlan]) -> Arrival:
-    """The arrival as asked; a workload with times of its own keeps them where nothing was."""
-    timed = any(request.at_s is not None for plan in plans for request in plan.requests)
-    if timed:
-        return planned_arrival(experiment.arrival, experiment.max_concurrency)
-    if experiment.max_concurrency is not None and experiment.arrival.kind == "serial":
-        raise UsageError("--max-concurrency caps an open loop: this workload has no at_s")
-    return experiment.arrival
-
-
-def check_lengths(plan: RepeatPlan, site: Site) -> None:
-    """No prompt may be longer than an endpoint's context; ToolError before anything is sent.
-
-    Estimated lengths refuse nothing: there the server says it itself, at the latest in the warm-up.
-    """
-    if plan.head.calibrated not in EXACT:
-        return
-    for node in site.nodes.values():
-        limit = node.identity.max_model_len
-        for request in plan.requests:
-            needed = (request.prompt_tokens or 0) + request.max_tokens
-            if limit is not None and needed > limit:
-                raise ToolError(
-                    f"request {request.index} needs {needed} tokens (prompt and output), but"
-                    f" {site.model} at {redact(node.endpoint_url)} takes {limit}: lower"
-                    " --context-tokens or --output-tokens"
-                )
 
 
 async def conduct(

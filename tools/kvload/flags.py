@@ -80,6 +80,9 @@ def _experiment_flags(group: argparse._ArgumentGroup) -> None:
     add("--arm", choices=get_args(Arm), help="only this arm")
     add("--aa", action="store_true", help="the same arm twice under new salts: the A/A check")
     add("--repeats", type=count, metavar="N", help="repeats: new text and salt of the same shape")
+    add("--until", metavar="W%", help="as many repeats as it takes for so narrow an interval of"
+        " the TTFT ratio: --repeats (3 or more) fix how many, by their spread")  # fmt: skip
+    add("--until-max", type=count, metavar="N", help="repeats at most, with --until (default: 20)")
     add("--repeat", type=count, metavar="I", help="only repeat I")
     add("--control", action="store_true", help="a no_reuse round beside cold and hit, where a"
         " single repeat on one node goes without")  # fmt: skip

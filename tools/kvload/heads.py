@@ -39,6 +39,7 @@ def run_head(
         repeat=repeat,
         round_num=round_plan.round_num,
         rounds=experiment.rounds if experiment.only_round is None else None,
+        until=experiment.until,
         position=round_plan.position,
         endpoint_url=redact(node.endpoint_url),
         api=experiment.api,

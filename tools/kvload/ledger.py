@@ -11,7 +11,7 @@ from kvload.drafts import Draft
 from kvload.ideals import RoundIdeals
 from kvload.tally import Tally
 from kvpipe.jsonl import encode
-from kvpipe.records import Planned
+from kvpipe.records import Planned, Request
 
 
 class Ledger:
@@ -23,11 +23,13 @@ class Ledger:
         origin_ns: int,
         ideals: RoundIdeals,
         on_written: Callable[[Tally], None],
+        on_record: Callable[[Request], None] | None = None,
     ) -> None:
         self._out = out
         self._origin_ns = origin_ns
         self._ideals = ideals
         self._on_written = on_written
+        self._on_record = on_record
         self.tally = Tally()
 
     def began(self, planned: Planned, at_ns: int) -> None:
@@ -55,6 +57,8 @@ class Ledger:
             ideal_in_round_hi=ideal.hi,
             ideal_prior_tokens=ideal.prior,
         )
+        if self._on_record is not None:
+            self._on_record(whole)
         self._out.write(encode(whole))
         self._out.flush()
         self._on_written(self.tally)

@@ -18,8 +18,9 @@ from kvload.load import arrival_of, requests_for
 from kvload.settings import Access, Api, Experiment, Source, check
 from kvpipe.jsonl import decode_as
 from kvpipe.process import UsageError
-from kvpipe.records import Arrival, Cleared, Role, Tier
+from kvpipe.records import Arrival, Cleared, Role, Tier, Until
 
+UNTIL_MAX = 20  # repeats, as in kvmatrix
 PLAN_FLAGS = (
     "requests",
     "context_tokens",
@@ -100,6 +101,8 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         tier=cast("Tier", tier),
         pause_s=_first(args.pause, config.pause_s if config else None, 5.0),
         repeats=_repeats(args, config),
+        until=_until(args, config),
+        until_max=args.until_max or UNTIL_MAX,
         control=args.control,
         salt=_first(
             args.salt, config.salt if config else None, "none" if only is not None else "auto"
@@ -168,8 +171,20 @@ def _repeats(args: argparse.Namespace, config: ScenarioConfig | None) -> tuple[i
         if args.repeats is not None:
             raise UsageError("--repeats N runs all, --repeat I only one: give one of them")
         return (args.repeat,)
-    number = _first(args.repeats, config.repeats if config else None, 1)
+    number = _first(args.repeats, config.repeats if config else None, 3 if args.until else 1)
     return tuple(range(1, number + 1))
+
+
+def _until(args: argparse.Namespace, config: ScenarioConfig | None) -> Until | None:
+    """The two-stage rule, if it is asked for."""
+    if args.until is None:
+        if args.until_max is not None:
+            raise UsageError("--until-max goes with --until W%, such as --until 5%")
+        return None
+    from kvpipe.stein import FIRST_REPEATS, half_width  # brings scipy, which --help does without
+
+    repeats = len(_repeats(args, config))
+    return Until(half_width=half_width(args.until), first_repeats=max(repeats, FIRST_REPEATS))
 
 
 def urls_of(given: Sequence[str]) -> dict[int, str]:

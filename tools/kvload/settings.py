@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kvpipe.process import UsageError
-from kvpipe.records import Arm, Arrival, Calibration, Cleared, Role, Tier
+from kvpipe.records import Arm, Arrival, Calibration, Cleared, Role, Tier, Until
 
 Api = Literal["chat", "completions"]
 Rounds = dict[int, str]
@@ -50,6 +50,8 @@ class Experiment:
     tier: Tier
     pause_s: float
     repeats: tuple[int, ...]
+    until: Until | None
+    until_max: int
     control: bool
     salt: str
     isolation: Cleared | None
@@ -165,5 +167,25 @@ def check(experiment: Experiment) -> None:
         raise UsageError(
             "--control adds a no_reuse round to cold and hit: it needs both of them and a salt"
         )
+    if experiment.until is not None:
+        _check_until(experiment, alone=bool(alone))
     if experiment.only_round is not None and len(experiment.repeats) > 1:
         raise UsageError("--round is one round: give --repeat I, not --repeats N")
+
+
+def _check_until(experiment: Experiment, *, alone: bool) -> None:
+    """Raise UsageError for an --until that has nothing to compare or too little to begin with."""
+    from kvpipe import stein
+
+    first = len(experiment.repeats)
+    if alone or experiment.rounds < 2 or experiment.salt == "none":
+        raise UsageError("--until compares cold and hit: it needs both of them and a salt")
+    if first < stein.FIRST_REPEATS or experiment.repeats[0] != 1:
+        raise UsageError(
+            f"--until: the first stage has {stein.FIRST_REPEATS} repeats or more: --repeats"
+            f" {stein.FIRST_REPEATS}"
+        )
+    if experiment.until_max < first:
+        raise UsageError(f"--until-max {experiment.until_max}: there are {first} to begin with")
+    if experiment.source.keep_plan is not None:
+        raise UsageError("--keep-plan is one file, and --until makes later plans as it goes")
