@@ -16,7 +16,6 @@ from kvpipe.jsonl import decode_line
 from kvpipe.process import ToolError
 from kvpipe.records import Plan, Planned
 from kvprompt.hashes import plan_sha256, shape_sha256
-from kvprompt.lines import read_lines
 
 RawPlan = tuple[Plan, list[Planned]]
 
@@ -30,6 +29,8 @@ def read_plan(stream: Iterable[bytes], name: str) -> list[RawPlan]:
     lines = chain([first], numbered)
     if _is_record(first[1]):
         return [_checked(plan, requests, name) for plan, requests in _records(lines, name)]
+    from kvprompt.lines import read_lines  # brings numpy, which kvplan's own stream does without
+
     return [read_lines(lines, name)]
 
 
