@@ -62,8 +62,8 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} $${KV_UNTIL:+"--until=$$KV_UNTIL"} \
 	--progress $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
-matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one (minutes)
-	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py
+matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one; search for capacities (minutes)
+	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh

@@ -36,6 +36,7 @@ from kvpipe.records import (
     Timings,
 )
 
+FULL = bool(os.environ.get("KV_DRILL_FULL"))
 LIMITS = Limits(
     slo={"ttft": "2s"}, goodput=0.99, from_rps=0.5, to_rps=64, precision=0.05, requests=200
 )
@@ -434,3 +435,31 @@ def test_hits_raise_the_capacity_and_an_interrupted_search_goes_on(site: Site, s
     assert {one["run"]["sentinels"] for one in rounds} == {0}
     assert {one["cold_proof"] for one in rounds if one["run"]["arm"] == "no_reuse"} == {"proven"}
     assert "as many requests" in said or "none: " in (site.folder / "out/report.txt").read_text()
+
+
+@pytest.mark.skipif(not FULL, reason="minutes: make matrix-drill")
+@pytest.mark.parametrize(
+    ("pace", "verdict"),
+    [(("--prefill-tps", "3000"), "higher"), (("--prefill-tps", "1000000000"), "same")],
+    ids=["prefill costs", "prefill is free"],
+)
+def test_three_repeats_tell_hits_from_no_reuse_only_where_they_differ(
+    site: Site, pace: tuple[str, str], verdict: str
+) -> None:
+    """The second is an A/A check: where prefill takes no time, hits are worth nothing."""
+    shape = {"contexts": 4, "context_tokens": 600, "output_tokens": 4}
+    limits = {"slo": {"ttft": "1s"}, "goodput": 0.95, "precision": "100%", "requests": 40}
+    search = entry(
+        scenario="long_context_high_reuse", capacity=limits | {"from_rps": 2, "to_rps": 32}
+    )
+    with kvsim(*SLOW[:2], *pace, "--step-ms", "50", "--max-num-seqs", "2") as engine:
+        site.config("c.yaml", engine.url, scenarios={"long_context_high_reuse": shape})
+        site.matrix([search], repeats=3)
+        _, said = site.run("kvmatrix m.yaml -q | make -f -", timeout_s=1800)
+    assert "1 succeeded, 0 failed" in said
+    report = json.loads((site.folder / "out" / "report.json").read_text("utf-8"))
+    (found,) = report["capacities"]
+    if "client_limited" in found["reasons"]:
+        pytest.skip("this machine is too busy to send in time")
+    assert found["verdict"] == verdict
+    assert len({one["hit"]["probes"][0]["run_id"] for one in found["repeats"]}) == 3
