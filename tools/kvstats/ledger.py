@@ -8,9 +8,11 @@ concurrency, failures, retries and earlier rounds never raise a false alarm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 
 from kvpipe.records import Arm, Request
+from kvstats.lots import Lot
 
 
 @dataclass(slots=True)
@@ -77,6 +79,17 @@ class Entry:
             known = request.prompt_tokens
             self.first_shared = 0 if known is None else max(0, known - new)
 
+    def merge(self, other: Entry) -> None:
+        """Take what another entry holds."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        first, theirs = self.first_index, other.first_index
+        if theirs is not None and (first is None or theirs < first):
+            self.first_index, self.first_shared = theirs, other.first_shared
+
+
+_SUMS = [field.name for field in fields(Entry) if not field.name.startswith("first_")]
+
 
 def _racing(request: Request) -> int | None:
     """Tokens whose donor had been sent but had not finished when this request was sent."""
@@ -86,31 +99,46 @@ def _racing(request: Request) -> int | None:
 
 @dataclass(slots=True)
 class Ledger:
-    """The round's entry, one per group, and what scales a plan that was only estimated."""
+    """One entry per group, one for the rest, and what scales a plan that was only estimated."""
 
     arm: Arm
-    whole: Entry = field(default_factory=Entry)
+    rest: Entry = field(default_factory=Entry)  # of requests without a group, and sentinels
     groups: dict[str, Entry] = field(default_factory=dict)
     floor: int | None = None  # largest floor_tokens seen
     first_prompt: int = 0  # over leaders and uniques: prompt tokens as the server counted,
     first_new: int = 0  # and as planned
 
-    def add(self, request: Request) -> None:
-        """Take one request; those never sent put nothing into any cache."""
-        if request.sent_ns is None:
-            return
-        self.whole.add(request, self.arm)
-        if request.group is not None and request.stratum != "sentinel":
-            self.groups.setdefault(request.group, Entry()).add(request, self.arm)
-        if request.floor_tokens is not None:
-            self.floor = max(self.floor or 0, request.floor_tokens)
-        if (
-            request.stratum in ("leader", "unique")
-            and request.prompt_tokens is not None
-            and request.new_tokens is not None
-        ):
-            self.first_prompt += request.prompt_tokens
-            self.first_new += request.new_tokens
+    def add(self, lot: Lot) -> None:
+        """Take requests; those never sent put nothing into any cache."""
+        grouped = lot.stratum != "sentinel"
+        for request in lot.requests:
+            if request.sent_ns is None:
+                continue
+            entry = self.rest
+            if grouped and request.group is not None:
+                known = self.groups.get(request.group)
+                entry = self.groups.setdefault(request.group, Entry()) if known is None else known
+            entry.add(request, self.arm)
+            if request.floor_tokens is not None:
+                self.floor = max(self.floor or 0, request.floor_tokens)
+        if lot.stratum in ("leader", "unique"):
+            self._add_first(lot.requests)
+
+    def _add_first(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            if request.sent_ns is None:
+                continue
+            if request.prompt_tokens is not None and request.new_tokens is not None:
+                self.first_prompt += request.prompt_tokens
+                self.first_new += request.new_tokens
+
+    @property
+    def whole(self) -> Entry:
+        """The round's entry."""
+        whole = Entry()
+        for entry in (self.rest, *self.groups.values()):
+            whole.merge(entry)
+        return whole
 
     @property
     def scale(self) -> float:

@@ -10,8 +10,11 @@ majority: vLLM's `bench serve`, SGLang and inference-perf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kvpipe.records import Request
 
@@ -54,15 +57,22 @@ def tpot_s(request: Request) -> float | None:
     return None if decode is None else decode / (request.output_tokens - 1)
 
 
-def itl_s(request: Request) -> Iterator[float]:
+def itl_s(*requests: Request) -> NDArray[np.float64]:
     """Inter-token latency: the single gaps, pooled over requests; events of one read give 0.
 
     Formula: chunk_ns[i + 1] - chunk_ns[i], each gap one value.
     Unit: seconds.
     Null: the record has no chunk_ns, or fewer than two.
     """
-    for earlier, later in pairwise(request.chunk_ns or ()):
-        yield (later - earlier) / NS
+    stamps = [request.chunk_ns for request in requests if request.chunk_ns]
+    joined = list(chain.from_iterable(stamps))
+    try:
+        gaps_ns = np.diff(np.array(joined, dtype=np.int64))
+    except OverflowError:  # no clock's stamps, but a record may say so
+        gaps_ns = np.diff(np.array(joined, dtype=object))
+    between = np.cumsum([len(one) for one in stamps[:-1]], dtype=np.int64) - 1
+    gaps: NDArray[np.float64] = np.delete(gaps_ns, between).astype(np.float64) / NS
+    return gaps
 
 
 def e2e_s(request: Request) -> float | None:

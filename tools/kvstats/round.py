@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kvpipe.process import ToolError
@@ -12,6 +12,7 @@ from kvstats.delivery import BUFFERED_TOKENS_PER_READ
 from kvstats.distribution import Values
 from kvstats.indexes import Indexes
 from kvstats.ledger import Ledger
+from kvstats.lots import Lot, lots_of
 from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, itl_s
 from kvstats.rows import Rows
 from kvstats.slo import meets
@@ -101,38 +102,51 @@ class Round:
         """Take the head of a stream."""
         self.streams[run.run_id] = Stream(run)
 
-    def add_request(self, request: Request) -> None:
-        """Take a request; ToolError if its index was there before."""
+    def expect(self, request: Request) -> None:
+        """Before it is taken; ToolError if its index was there before."""
         if not self._seen.add(request.index):
             raise ToolError(
                 f"index {request.index} twice in {self.key}: the same records were given twice, "
                 "or runs that are no shards of one round share an experiment"
             )
-        stream = self.streams[request.run_id]
-        stream.records += 1
-        metrics = {name: metric(request) for name, metric in REQUEST_METRICS.items()}
-        if self._observe is not None:
-            self._observe(request, stream.run, metrics, self.slo)
-        self.rows.add(request, metrics)
-        self.tally.add(request)
-        self.ledger.add(request)
-        self.traffic.setdefault(request.endpoint_url, Traffic()).add(request)
-        if request.stratum != "sentinel":
-            stream.span.add(request)
-        if request.status == "ok":
-            self._add_success(request, metrics, stream.run)
 
-    def _add_success(self, request: Request, metrics: Mapping[str, float | None], run: Run) -> None:
-        self.delivery.add(request, BUFFERED_TOKENS_PER_READ)
-        values = self.timings.setdefault(
-            request.stratum, {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
-        )
-        for name, value in metrics.items():
-            values[name].add(value)
-        values["itl_s"].extend(itl_s(request))
-        if request.stratum != "sentinel" and self.slo:
+    def add_requests(self, requests: Iterable[Request]) -> None:
+        """Take requests, in any order and any number at once."""
+        for lot in lots_of(requests):
+            self._add_lot(lot)
+
+    def _add_lot(self, lot: Lot) -> None:
+        stream = self.streams[lot.like.run_id]
+        stream.records += len(lot)
+        metrics = {
+            name: [metric(one) for one in lot.requests] for name, metric in REQUEST_METRICS.items()
+        }
+        if self._observe is not None:
+            for one, its in zip(lot.requests, _each(metrics), strict=True):
+                self._observe(one, stream.run, its, self.slo)
+        self.rows.extend(lot, metrics)
+        self.tally.add(lot)
+        self.ledger.add(lot)
+        self.traffic.setdefault(lot.like.endpoint_url, Traffic()).add(lot)
+        if lot.stratum != "sentinel":
+            stream.span.add(lot)
+        if lot.ok:
+            self._add_successes(lot, metrics, stream.run)
+
+    def _add_successes(
+        self, lot: Lot, metrics: Mapping[str, Sequence[float | None]], run: Run
+    ) -> None:
+        self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
+        values = self.timings.get(lot.stratum)
+        if values is None:
+            values = {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
+            self.timings[lot.stratum] = values
+        for name, column in metrics.items():
+            values[name].extend([value for value in column if value is not None])
+        values["itl_s"].extend(itl_s(*lot.requests))
+        if lot.stratum != "sentinel" and self.slo:
             open_loop = run.arrival.kind in OPEN_LOOP
-            self.good += meets(metrics, self.slo, open_loop=open_loop)
+            self.good += sum(meets(its, self.slo, open_loop=open_loop) for its in _each(metrics))
 
     def add_server(self, metrics: ServerMetrics) -> None:
         """Take what a server counted."""
@@ -141,6 +155,12 @@ class Round:
     def add_end(self, end: End) -> None:
         """Take the foot of a stream."""
         self.streams[end.run_id].end = end
+
+
+def _each(metrics: Mapping[str, Sequence[float | None]]) -> Iterator[dict[str, float | None]]:
+    """Columns of metrics as one mapping for each request."""
+    for values in zip(*metrics.values(), strict=True):
+        yield dict(zip(metrics, values, strict=True))
 
 
 def shard_of(run: Run) -> tuple[int, int] | None:

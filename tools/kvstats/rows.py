@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from heapq import heapify, heapreplace
+from sys import intern
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvpipe.records import Request, Stratum
+from kvstats.lots import Lot
 
 LIMIT = 100_000  # DESIGN: exact per request up to 100k requests
 
@@ -63,41 +65,67 @@ class Rows:
 
     def add(self, request: Request, metrics: Mapping[str, float | None]) -> None:
         """Keep the request, or drop the one with the largest hash."""
-        self.total += 1
-        if self.total <= self._limit:
-            self._append(request, metrics)
-            return
+        self.extend(Lot([request]), {name: [value] for name, value in metrics.items()})
+
+    def extend(self, lot: Lot, metrics: Mapping[str, Sequence[float | None]]) -> None:
+        """The same for several, with a column for each metric."""
+        room = max(0, self._limit - self.total)
+        self.total += len(lot)
+        columns: dict[str, Sequence[float | None]] = {
+            name: lot.column(name) for name in FACT_COLUMNS
+        }
+        columns |= {name: metrics[name] for name in METRIC_COLUMNS}
+        if room:
+            self._append(lot.requests[:room], {name: columns[name][:room] for name in columns})
+        if len(lot) > room:
+            self._replace(lot.requests, columns, range(room, len(lot)))
+
+    def _append(
+        self, requests: Sequence[Request], columns: Mapping[str, Sequence[float | None]]
+    ) -> None:
+        for name, column in columns.items():
+            self._numbers[name].frombytes(_numbers(column).tobytes())
+        self.group += [request.group and intern(request.group) for request in requests]
+        self.stratum += [request.stratum for request in requests]
+        self.ok += [request.status == "ok" for request in requests]
+        self.output_sha256 += [request.output_sha256 for request in requests]
+        self.run += [intern(request.run_id) for request in requests]
+
+    def _replace(
+        self,
+        requests: Sequence[Request],
+        columns: Mapping[str, Sequence[float | None]],
+        places: Iterable[int],
+    ) -> None:
+        """Those with smaller hashes than the largest that is kept take its slot."""
         if not self._heap:
-            self._heap = [
-                (-self._hash(int(index)), slot) for slot, index in enumerate(self._numbers["index"])
-            ]
+            indexes = enumerate(self._numbers["index"])
+            self._heap = [(-self._hash(int(index)), slot) for slot, index in indexes]
             heapify(self._heap)
-        rank = -self._hash(request.index)
-        if rank > self._heap[0][0]:
-            _, slot = heapreplace(self._heap, (rank, self._heap[0][1]))
-            self._overwrite(slot, request, metrics)
+        taken: dict[int, int] = {}  # place by slot: one may be taken several times
+        for place in places:
+            rank = -self._hash(requests[place].index)
+            if rank > self._heap[0][0]:
+                slot = self._heap[0][1]
+                heapreplace(self._heap, (rank, slot))
+                taken[slot] = place
+        if not taken:
+            return
+        slots, picked = list(taken), list(taken.values())
+        for name, column in columns.items():
+            kept = np.frombuffer(self._numbers[name], dtype=np.float64)
+            kept[slots] = _numbers([column[place] for place in picked])
+        for slot, place in taken.items():
+            request = requests[place]
+            self.group[slot] = request.group and intern(request.group)
+            self.stratum[slot] = request.stratum
+            self.ok[slot] = request.status == "ok"
+            self.output_sha256[slot] = request.output_sha256
+            self.run[slot] = intern(request.run_id)
 
     def _hash(self, index: int) -> int:
         digest = blake2b(b"%s/%d" % (self._seed, index), digest_size=8).digest()
         return int.from_bytes(digest, "big")
-
-    def _append(self, request: Request, metrics: Mapping[str, float | None]) -> None:
-        for name, value in _numbers_of(request, metrics):
-            self._numbers[name].append(value)
-        self.group.append(request.group)
-        self.stratum.append(request.stratum)
-        self.ok.append(request.status == "ok")
-        self.output_sha256.append(request.output_sha256)
-        self.run.append(request.run_id)
-
-    def _overwrite(self, slot: int, request: Request, metrics: Mapping[str, float | None]) -> None:
-        for name, value in _numbers_of(request, metrics):
-            self._numbers[name][slot] = value
-        self.group[slot] = request.group
-        self.stratum[slot] = request.stratum
-        self.ok[slot] = request.status == "ok"
-        self.output_sha256[slot] = request.output_sha256
-        self.run[slot] = request.run_id
 
     def sorted(self) -> Table:
         """The rows by index."""
@@ -117,15 +145,9 @@ class Rows:
         )
 
 
-def _numbers_of(
-    request: Request, metrics: Mapping[str, float | None]
-) -> Iterator[tuple[str, float]]:
-    for name in FACT_COLUMNS:
-        value = getattr(request, name)
-        yield name, math.nan if value is None else value
-    for name in METRIC_COLUMNS:
-        number = metrics[name]
-        yield name, math.nan if number is None else number
+def _numbers(column: Sequence[float | None]) -> NDArray[np.float64]:
+    """A column of numbers; None becomes NaN."""
+    return np.array(column, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

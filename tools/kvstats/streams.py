@@ -16,6 +16,8 @@ from kvpipe.process import ToolError, complain
 from kvpipe.records import AnyRecord, End, Request, Run, ServerMetrics
 from kvstats.round import Observe, Round, RoundKey
 
+AT_ONCE = 1_024  # requests of all rounds together that wait to be added up: some 4 MB
+
 
 class Rounds:
     """All rounds of the input, in the order in which they first appeared."""
@@ -25,8 +27,11 @@ class Rounds:
         self._observe = observe
         self._rounds: dict[RoundKey, Round] = {}
         self._by_run: dict[str, Round] = {}
+        self._waiting: dict[str, list[Request]] = {}  # by run
+        self._room = self._at_once = 1 if observe else AT_ONCE  # it is told in input order
 
     def __iter__(self) -> Iterator[Round]:
+        self._settle()
         return iter(self._rounds.values())
 
     def __len__(self) -> int:
@@ -38,7 +43,8 @@ class Rounds:
             case Run():
                 self._start(record)
             case Request():
-                self._round_of(record).add_request(record)
+                self._round_of(record).expect(record)
+                self._take(record)
             case ServerMetrics():
                 self._round_of(record).add_server(record)
             case End():
@@ -48,6 +54,19 @@ class Rounds:
                 raise ToolError(
                     f"{kind}: no record of a kvload stream (run request* server_metrics* end)"
                 )
+
+    def _take(self, request: Request) -> None:
+        self._waiting.setdefault(request.run_id, []).append(request)
+        self._room -= 1
+        if not self._room:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Hand over the requests that wait."""
+        for run_id, requests in self._waiting.items():
+            self._by_run[run_id].add_requests(requests)
+        self._waiting.clear()
+        self._room = self._at_once
 
     def _start(self, run: Run) -> None:
         if run.run_id in self._by_run:
@@ -59,14 +78,15 @@ class Rounds:
         self._by_run[run.run_id] = found
 
     def _round_of(self, record: Request | ServerMetrics | End) -> Round:
-        kind = str(record.__struct_config__.tag)
         found = self._by_run.get(record.run_id)
         if found is None:
+            kind = str(record.__struct_config__.tag)
             raise ToolError(
                 f"{kind}: run_id {record.run_id} has no `run` line before it "
                 "(is the head of the stream missing?)"
             )
         if found.streams[record.run_id].end is not None:
+            kind = str(record.__struct_config__.tag)
             raise ToolError(f"{kind}: run_id {record.run_id} has ended before this line")
         return found
 
@@ -78,7 +98,7 @@ def read_into(rounds: Rounds, stream: Iterable[bytes], name: str) -> None:
     and the missing `end` says the rest.
     """
     for number, line in enumerate(_lines(stream, name), 1):
-        if not line.strip():
+        if line.isspace():
             continue
         if not line.endswith(b"\n") and not _is_json(line):
             complain(f"{name}:{number}: the last line is cut short and was left out", "kvstats")

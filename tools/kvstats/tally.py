@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Literal
 
 from kvpipe.records import Request
+from kvstats.lots import Lot
 
 BUFFERED_MIN_TOKENS = 16  # a shorter answer fits into one read anywhere
 LARGEST_BLOCK = 1_024  # no engine's block or chunk is larger (vLLM 16-128, LMCache 256, traces 512)
@@ -20,13 +22,16 @@ class Span:
     first_sent_ns: int | None = None
     last_end_ns: int | None = None
 
-    def add(self, request: Request) -> None:
-        """Widen by a request that was sent."""
-        if request.sent_ns is None:
+    def add(self, lot: Lot) -> None:
+        """Widen by those requests that were sent."""
+        times = zip(lot.column("sent_ns"), lot.column("end_ns"), strict=True)
+        known = [(sent, end) for sent, end in times if sent is not None]
+        if not known:
             return
-        first, last = self.first_sent_ns, self.last_end_ns
-        self.first_sent_ns = request.sent_ns if first is None else min(first, request.sent_ns)
-        self.last_end_ns = request.end_ns if last is None else max(last, request.end_ns)
+        first, last = min(sent for sent, _ in known), max(end for _, end in known)
+        widest = self.first_sent_ns, self.last_end_ns
+        self.first_sent_ns = first if widest[0] is None else min(first, widest[0])
+        self.last_end_ns = last if widest[1] is None else max(last, widest[1])
 
 
 @dataclass(slots=True)
@@ -38,14 +43,13 @@ class Sum:
     missing: int = 0
     largest: int = 0
 
-    def add(self, value: int | None) -> None:
-        """Take a figure; None is counted as missing, never as 0."""
-        if value is None:
-            self.missing += 1
-            return
-        self.value += value
-        self.known += 1
-        self.largest = max(self.largest, value)
+    def add(self, values: Sequence[int | None]) -> None:
+        """Take figures; None is counted as missing, never as 0."""
+        known = [value for value in values if value is not None]
+        self.missing += len(values) - len(known)
+        self.value += sum(known)
+        self.known += len(known)
+        self.largest = max(self.largest, *known) if known else self.largest
 
     def merge(self, other: Sum) -> None:
         """Take what another sum holds."""
@@ -69,15 +73,16 @@ class Traffic:
     prompt: Sum = field(default_factory=Sum)
     output: Sum = field(default_factory=Sum)
 
-    def add(self, request: Request) -> None:
-        """Take one request."""
-        self.unsure += request.retries
-        if request.status != "ok":
-            self.unsure += 1
+    def add(self, lot: Lot) -> None:
+        """Take requests to this endpoint."""
+        self.unsure += sum(lot.column("retries"))
+        if not lot.ok:
+            self.unsure += len(lot)
             return
-        self.ok += 1
-        self.prompt.add(request.prompt_tokens)
-        self.output.add(request.output_tokens if request.token_source != "chunks" else None)
+        self.ok += len(lot)
+        self.prompt.add(lot.column("prompt_tokens"))
+        counted = lot.like.token_source != "chunks"
+        self.output.add(lot.column("output_tokens") if counted else [None] * len(lot))
 
     def merge(self, other: Traffic) -> None:
         """Take another endpoint's."""
@@ -112,17 +117,22 @@ class Delivery:
         """Share of token events that were not read alone."""
         return self.merged / self.events if self.events else 0.0
 
-    def add(self, request: Request, tokens_per_read: float) -> None:
-        """Take a success."""
-        if request.stamp_source == "kernel":
-            self.kernel_stamps += 1
+    def add(self, lot: Lot, tokens_per_read: float) -> None:
+        """Take successes."""
+        if lot.like.stamp_source == "kernel":
+            self.kernel_stamps += len(lot)
         else:
-            self.user_stamps += 1
-        if request.chunk_ns is not None and request.merged_reads is not None:
-            self.events += len(request.chunk_ns)
-            self.merged += request.merged_reads
-        tokens, reads = request.output_tokens, reads_of(request)
-        if tokens is None or reads is None or tokens < BUFFERED_MIN_TOKENS:
+            self.user_stamps += len(lot)
+        for stamps, merged in zip(lot.column("chunk_ns"), lot.column("merged_reads"), strict=True):
+            if stamps is not None and merged is not None:
+                self.events += len(stamps)
+                self.merged += merged
+        for request, tokens in zip(lot.requests, lot.column("output_tokens"), strict=True):
+            if tokens is not None and tokens >= BUFFERED_MIN_TOKENS:
+                self._add_long(tokens, reads_of(request), tokens_per_read)
+
+    def _add_long(self, tokens: int, reads: int | None, tokens_per_read: float) -> None:
+        if reads is None:
             return
         self.long_answers += 1
         self.tokens += tokens
@@ -163,41 +173,44 @@ class Tally:
     remote: Sum = field(default_factory=Sum)
     observed_block: int = 0  # gcd of cached tokens above 0
 
-    def add(self, request: Request) -> None:
-        """Take one request."""
-        if request.status != "ok":
-            self.failures[request.status] += 1
-            error = (request.index, request.error or request.status)
+    def add(self, lot: Lot) -> None:
+        """Take requests."""
+        status = lot.like.status
+        if not lot.ok:
+            self.failures[status] += len(lot)
+            error = min((one.index, one.error or status) for one in lot.requests)
             self.first_error = min(self.first_error or error, error)
-        elif request.cached_tokens:
-            self.observed_block = gcd(self.observed_block, request.cached_tokens)
-        if request.stratum == "sentinel":
-            self.sentinels_ok += request.status == "ok"
-            self.sentinels_cached += request.status == "ok" and request.cached_tokens is not None
+        else:
+            self.observed_block = gcd(self.observed_block, *lot.known("cached_tokens"))
+        if lot.stratum == "sentinel":
+            self.sentinels_ok += len(lot) * lot.ok
+            self.sentinels_cached += len(lot.known("cached_tokens")) * lot.ok
             return
-        self.total += 1
-        self.statuses[request.status] += 1
-        self.cold += request.stratum in ("leader", "unique")
-        if request.status == "ok":
-            self._add_success(request)
+        self.total += len(lot)
+        self.statuses[status] += len(lot)
+        self.cold += len(lot) * (lot.stratum in ("leader", "unique"))
+        if lot.ok:
+            self._add_successes(lot)
 
-    def _add_success(self, request: Request) -> None:
-        self.ok += 1
-        prompt, cached = request.prompt_tokens, request.cached_tokens
-        uncached = None if prompt is None or cached is None else prompt - cached
-        self.prompt.add(prompt)
-        self.output.add(request.output_tokens)
-        self.cached.add(cached)
+    def _add_successes(self, lot: Lot) -> None:
+        self.ok += len(lot)
+        prompts, cacheds = lot.column("prompt_tokens"), lot.column("cached_tokens")
+        pairs = list(zip(prompts, cacheds, strict=True))
+        both = [(one, hit) for one, hit in pairs if one is not None and hit is not None]
+        uncached = [None if one is None or hit is None else one - hit for one, hit in pairs]
+        self.prompt.add(prompts)
+        self.output.add(lot.column("output_tokens"))
+        self.cached.add(cacheds)
         self.uncached.add(uncached)
-        self.created += request.created_cache_tokens or 0
-        if prompt is not None and cached is not None:
-            self.reporting_prompt += prompt
-            self.reporting_cached += cached
-        self.local.add(request.cached_local_tokens)
-        self.remote.add(request.cached_remote_tokens)
-        if request.stratum in ("leader", "unique"):
-            self.leaders_local.add(request.cached_local_tokens)
-            self.leaders_remote.add(request.cached_remote_tokens)
+        self.created += sum(lot.known("created_cache_tokens"))
+        self.reporting_prompt += sum(one for one, _ in both)
+        self.reporting_cached += sum(hit for _, hit in both)
+        local, remote = lot.column("cached_local_tokens"), lot.column("cached_remote_tokens")
+        self.local.add(local)
+        self.remote.add(remote)
+        if lot.stratum in ("leader", "unique"):
+            self.leaders_local.add(local)
+            self.leaders_remote.add(remote)
             self.leaders_computed.add(uncached)
 
     @property
