@@ -53,7 +53,10 @@ def run_kvload_like_a_peer(load: Load, *, port: int = 0) -> dict[str, float]:
         stats = watch(["kvstats", str(records)])
         told = json.loads(stats.stdout)["timings"]
         served = read_truth(truth)
-    return figures_of(
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    merged = sum(row["merged_reads"] or 0 for row in rows if row["record"] == "request")
+    share = {"merged_share": merged / (load.requests * load.tokens)}
+    return share | figures_of(
         Told(
             ttft_p50=told["ttft_s"]["p50"] * 1e3,
             ttft_p99=_ms(told["ttft_s"]["p99"]),

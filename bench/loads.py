@@ -93,11 +93,12 @@ def run_kvload(load: Load, *, affinity: Sequence[int] | None = None, port: int =
             raise BenchError(f"{' '.join(command)}: status {done.status}: {_said(done)}")
         told = [json.loads(line) for line in done.stdout.splitlines()]
         served = read_truth(truth)
+        alarm = _client_limited(done.stdout, Path(folder) / "records.jsonl")
     requests = [row for row in told if row["record"] == "request"]
     end = next(row for row in told if row["record"] == "end")
     sources = sorted({row["stamp_source"] for row in requests})
     return Outcome(
-        errors=figures(load, requests, end, served, done),
+        errors=figures(load, requests, end, served, done) | _alarms(load, alarm, told, served),
         command=_public(command),
         findings=[one["code"] for one in end["findings"]],
         stamp_source=sources[0] if len(sources) == 1 else "mixed",
@@ -190,6 +191,33 @@ def figures(
         "in_flight": float(_in_flight(served)),
         "peak_mb": done.peak_mb,
     }
+
+
+def _client_limited(records: bytes, path: Path) -> bool:
+    """Whether kvstats doubts the client of this run."""
+    path.write_bytes(records)
+    done = watch(["kvstats", str(path)])
+    if done.status not in (0, 1):
+        raise BenchError(f"kvstats: status {done.status}: {_said(done)}")
+    found = json.loads(done.stdout.splitlines()[0])["findings"]
+    return any(one["code"] == "client_limited" for one in found)
+
+
+def _alarms(
+    load: Load, alarm: bool, told: Sequence[Mapping[str, Any]], served: Sequence[Served]
+) -> dict[str, float]:
+    """1 or 0: the client was doubted although its P99 of TTFT error was small, or the reverse.
+
+    Small is at most 5 ms and 5 % of the TTFT, as kvstats has it for lateness.
+    """
+    known = {row.request_id: row.ttft_s for row in served}
+    errors = [
+        abs((row["first_token_ns"] - row["sent_ns"]) / 1e9 - known[row["request_id"]])
+        for row in told
+        if row["record"] == "request"
+    ]
+    wrong = float(np.percentile(errors, 99)) > max(0.005, 0.05 * load.ttft_ms / 1e3)
+    return {"false_alarm": float(alarm and not wrong), "missed_alarm": float(wrong and not alarm)}
 
 
 def rate_rps(served: Sequence[Served]) -> float:

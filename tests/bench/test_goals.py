@@ -17,12 +17,14 @@ from tests.family import ROOT, environment
 GOOD: dict[str, dict[str, float]] = {
     KVLOAD_FLAT: {"cpu_whole": 0.3, "rps": 3000.0},
     VLLM_FLAT: {"cpu_loaded": 1.0, "rps": 1000.0},
-    "100 streams": {"ttft_p50": 0.1, "ttft_p99": -1.0},
+    "100 streams": {"ttft_p50": 0.1, "ttft_p99": -1.0, "false_alarm": 0.0},
     "1,000 streams": {
         "ttft_p50": -0.2, "ttft_p99": 2.0, "gap_p99": 0.1, "tpot_p99": 0.01, "peak_mb": 70.0,
-        "cpu_per_100k": 1.0,
+        "cpu_per_100k": 1.0, "false_alarm": 0.0,
     },
-    "open loop 200/s": {"rate_off_percent": -0.5, "late_p50": 0.3, "late_p99": 1.0},
+    "open loop 200/s": {
+        "rate_off_percent": -0.5, "late_p50": 0.3, "late_p99": 1.0, "false_alarm": 0.0,
+    },
     "--help": {"wall_s": 0.15},
     "a run of one request": {"wall_s": 0.5},
     THOUSAND_BY_TWO.name: {"cpu_per_100k": 1.15},
@@ -79,6 +81,13 @@ def test_medians_decide() -> None:
     assert rows(results)["TTFT error, 100 streams: p50, p99"] == "no"
 
 
+def test_one_false_alarm_of_many_runs_counts() -> None:
+    results = measured()
+    loud = GOOD["100 streams"] | {"false_alarm": 1.0}
+    results.runs["100 streams"] = [GOOD["100 streams"], loud, GOOD["100 streams"]]
+    assert list(rows(results).values()).count("no") == 1
+
+
 def test_without_the_peer_there_is_no_ratio_and_no_verdict() -> None:
     results = measured()
     del results.runs[VLLM_FLAT]
@@ -124,6 +133,12 @@ def test_the_whole_bench_runs_and_keeps_a_page() -> None:
     assert list(goals["skipped"]) == [VLLM_FLAT]
     assert goals["conditions"]["server"] in ("bench/flatserver.c", "kvsim --flat")
     assert [client["failed"] for client in peers["clients"]] == [{}]
+
+
+def test_a_profile_names_functions_of_the_client() -> None:
+    page = bench("bench.profile", "--share", "0.02")
+    assert "| own" in page
+    assert "_socket.socket" in page or "kvload/" in page
 
 
 def test_a_calibration_is_made_and_carried(tmp_path: Path) -> None:
