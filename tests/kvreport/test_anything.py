@@ -25,7 +25,8 @@ from kvreport.targets import parse
 def tamed(value: Any) -> Any:
     """Figures from a nanosecond to three centuries: others overflow in some unit.
 
-    What is smaller becomes a nanosecond rather than nothing, which some fields do not allow.
+    What is smaller becomes a nanosecond rather than nothing, and nothing is rounded up to a limit:
+    some fields do not allow either.
     """
     if isinstance(value, dict):
         return {name: tamed(one) for name, one in value.items()}
@@ -34,7 +35,7 @@ def tamed(value: Any) -> Any:
     if not isinstance(value, float) or not value:
         return value
     kept = math.fmod(value, 1e10) or 1.0
-    return math.copysign(max(round(abs(kept), 9), 1e-9), kept)
+    return math.copysign(max(math.trunc(abs(kept) * 1e9) / 1e9, 1e-9), kept)
 
 
 @st.composite
