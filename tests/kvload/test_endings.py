@@ -15,7 +15,8 @@ from tests.simulated import FAST, Sim, kvsim
 
 from kvload.bodies import Prepared
 from kvload.console import Console
-from kvload.drafts import Began, RoundFacts
+from kvload.drafts import Began, Ended, RoundFacts
+from kvload.exchange import Exchange
 from kvload.ideals import RoundIdeals
 from kvload.ledger import Ledger
 from kvload.stopping import ECHO_S, Stopping
@@ -73,13 +74,18 @@ def test_a_defect_in_the_writer_ends_the_round_and_is_told() -> None:
     """Else a round of which nothing was written would end as complete."""
     planned = Planned(index=0, stratum="unique", max_tokens=1)
     prepared = Prepared(planned=planned, body=b"", request_id="r-0")
+    ended = False
     with pytest.raises(LookupError, match="a defect"), _writer() as writer:
         assert not writer.ended
         writer.put(Began(prepared=prepared, at_ns=0))
+        writer.put(
+            Ended(prepared=prepared, exchange=Exchange(), scheduled_ns=0, ready_ns=0, start_ns=0)
+        )
         deadline = time.monotonic() + 30
         while not writer.ended and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert writer.ended, "the driver would go on sending"
+        ended = writer.ended
+    assert ended, "the driver would go on sending"
 
 
 def _writer() -> Writer:
