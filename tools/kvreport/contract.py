@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +233,19 @@ FIELDS: dict[str, dict[str, str]] = {
 }
 
 
+RECORDS = {
+    "RoundStats": "round_stats",
+    "Capacity": "capacity",
+    "Outcome": "outcome",
+    "Finding": "finding",
+}
+"""What has a schema of its own is named here, and not repeated."""
+
+
 def report_schema() -> dict[str, Any]:
     """The schema of a report; KeyError names a field that nobody has described."""
     schema: dict[str, Any] = schema_of("report", Conclusion)
+    schema["$defs"] = _pruned(schema)
     for name, struct in {"report": schema, **schema["$defs"]}.items():
         properties = struct.get("properties", {})
         for key, value in properties.items():
@@ -243,6 +254,33 @@ def report_schema() -> dict[str, Any]:
         if name in FIELDS:
             struct["additionalProperties"] = False
     return schema
+
+
+def _pruned(schema: dict[str, Any]) -> dict[str, Any]:
+    """Definitions that a report still asks for once its records are objects of another schema."""
+    found: dict[str, Any] = schema["$defs"]
+    for name, record in RECORDS.items():
+        text = f"As `{record}.schema.json` has it."
+        found[name] = {"title": name, "type": "object", "description": text}
+    kept: dict[str, Any] = {}
+    wanted = [*_asked(schema["properties"])]
+    while wanted:
+        name = wanted.pop()
+        if name not in kept:
+            kept[name] = found[name]
+            wanted += _asked(found[name])
+    return dict(sorted(kept.items()))
+
+
+def _asked(value: Any) -> Iterator[str]:
+    """Names of the definitions that a part of a schema refers to."""
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield str(value["$ref"]).rsplit("/", 1)[1]
+        value = [*value.values()]
+    if isinstance(value, list):
+        for one in value:
+            yield from _asked(one)
 
 
 def _described(value: dict[str, Any], text: str) -> dict[str, Any]:
