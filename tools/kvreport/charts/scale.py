@@ -23,7 +23,9 @@ class Scale:
     def share(self, value: float) -> float:
         """Where a value lies, from 0 at `low` to 1 at `high`; outside it is held at the edge."""
         if self.axis.log:
-            value, low, high = (math.log(max(one, math.ulp(0.0))) for one in (value, self.low, self.high))
+            value, low, high = (
+                math.log(max(one, math.ulp(0.0))) for one in (value, self.low, self.high)
+            )
         else:
             low, high = self.low, self.high
         return min(1.0, max(0.0, (value - low) / (high - low)))
