@@ -271,15 +271,15 @@ def test_a_closed_loops_duration_holds_for_all_workers(sh: Shell, tmp_path: Path
 # How it ends
 
 
-def start(sim: Sim, tmp_path: Path, *flags: str) -> tuple[subprocess.Popen[str], Path]:
-    """A long run that has begun to write requests; (process, its output)."""
-    work = write(tmp_path / "w", lines(groups=60, each=2, max_tokens=100))
+def start(sim: Sim, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+    """A long run that has begun to write requests, each of most of a second; (process, output)."""
+    work = write(tmp_path / "w", lines(groups=60, each=2, max_tokens=400))
     out = tmp_path / "out.jsonl"
     with out.open("wb") as stream:
         process = subprocess.Popen(
             [
                 *("kvload", "-q", "--url", sim.url, "--workload", str(work), "--warmup", "0"),
-                *("--concurrency", "6", "--workers", "2", *flags),
+                *("--concurrency", "6", "--workers", "2"),
             ],
             stdout=stream,
             stderr=subprocess.PIPE,
@@ -314,6 +314,7 @@ def test_a_killed_worker_costs_nothing_that_was_measured(sim: Sim, tmp_path: Pat
     process, out = start(sim, tmp_path)
     workers = children(process.pid)
     assert len(workers) == 2
+    time.sleep(0.2)  # what it has begun is told within 20 ms
     os.kill(workers[1], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1

@@ -2,7 +2,7 @@
 
 What a perfect cache could have given a request follows from all requests that began before its
 first token, whichever worker sent them. So a finished request is held until every worker has told
-what it had begun by then; each of them ticks ten times a second.
+what it had begun by then; each of them ticks ten times a second and more.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from kvload.pacing import Pace
 from kvload.quantiles import quantile
 
 LAG_TICK_S = 0.02
-TICKS = 5  # samples of the lag between two that tell the sink how far it is
 TICK_NS = 1_000_000
 HOPELESS_FAILURES = 5  # connections refused in a row: nobody is there any more
 
@@ -264,8 +263,7 @@ class Round:
             asked = time.perf_counter() + LAG_TICK_S
             await asyncio.sleep(LAG_TICK_S)
             self._lag_s.append(max(0.0, time.perf_counter() - asked))
-            if len(self._lag_s) % TICKS == 0:
-                self._sink.tick(now_ns())
+            self._sink.tick(now_ns())
 
 
 def in_time(due_ns: Sequence[int], prepared: Sequence[Prepared]) -> list[tuple[int, Prepared]]:

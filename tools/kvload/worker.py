@@ -30,6 +30,7 @@ from kvload.messages import (
 )
 
 BATCH = 64
+TICKS = 5  # of 20 ms each, between two that are told without news
 
 
 class Mailer:
@@ -40,6 +41,8 @@ class Mailer:
         self._items: Handover[Began | Ended | int | None] = Handover()
         self._thread = threading.Thread(target=self._post, name="mailer", daemon=True)
         self._facts: RoundFacts | None = None
+        self._begun = False  # something has, of which the parent has not heard
+        self._ticks = 0
 
     def start(self, facts: RoundFacts) -> None:
         """The round begins."""
@@ -53,14 +56,18 @@ class Mailer:
 
     def put(self, item: Began | Ended) -> None:
         """Hand over an event; never blocks. What has begun is posted with the next tick."""
-        if isinstance(item, Began):
+        self._begun = isinstance(item, Began)
+        if self._begun:
             self._items.leave(item)
         else:
             self._items.hand(item)
 
     def tick(self, at_ns: int) -> None:
-        """Whatever happened before was put before."""
-        self._items.hand(at_ns)
+        """Whatever happened before was put before; told if it is news, or now and then."""
+        self._ticks += 1
+        if self._begun or self._ticks % TICKS == 0:
+            self._begun = False
+            self._items.hand(at_ns)
 
     def drain(self) -> None:
         """Wait until everything is posted."""
