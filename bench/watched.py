@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -36,7 +37,10 @@ class Watched:
     cpu_s: float
     """Processor time of the command and of all that it waited for."""
     peak_mb: float
-    """Largest resident memory of all its processes together, as seen at a look, or of one."""
+    """Most resident memory of all its processes together at a look, or of the command alone.
+
+    Not the kernel's ru_maxrss, which begins with what the process that forked it held.
+    """
     looks: Sequence[tuple[int, float]]
     """(stamp, processor seconds so far)."""
 
@@ -102,14 +106,9 @@ def watch(
             start_ns=start,
             end_ns=end,
             cpu_s=used.ru_utime + used.ru_stime,
-            peak_mb=max(_peak_mb(used), looker.peak_mb),
+            peak_mb=looker.peak_mb,
             looks=looker.looks,
         )
-
-
-def _peak_mb(used: resource.struct_rusage) -> float:
-    """Of the largest single process."""
-    return used.ru_maxrss / 1024  # kilobytes on Linux
 
 
 class _Looker(threading.Thread):
@@ -137,7 +136,7 @@ class _Looker(threading.Thread):
                 if seen is not None:
                     self._cpu[pid] = seen[1]
                     memory += seen[2]
-            self.peak_mb = max(self.peak_mb, memory)
+            self.peak_mb = max(self.peak_mb, memory, _high_water_mb(self._session))
             self.looks.append((time.perf_counter_ns(), sum(self._cpu.values())))
 
     def stop(self) -> None:
@@ -166,6 +165,16 @@ def _stat(pid: int) -> tuple[int, float, float] | None:
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     cpu_s = (int(fields[11]) + int(fields[12])) / TICKS
     return int(fields[3]), cpu_s, int(fields[21]) * resource.getpagesize() / 1e6
+
+
+def _high_water_mb(pid: int) -> float:
+    """The most that a process ever held of what it runs now; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def _kill_session(session: int) -> None:

@@ -52,6 +52,15 @@ def test_between_two_looks_it_is_linear() -> None:
     ]
 
 
+def test_memory_is_the_commands_own() -> None:
+    held = bytearray(os.urandom(200_000_000))  # of the process that starts it
+    small = watch(python("import time; time.sleep(1)"))
+    assert 1 < small.peak_mb < 100
+    large = watch(python("import os, time; held = os.urandom(150_000_000); time.sleep(1)"))
+    assert large.peak_mb > 150
+    assert len(held) == 200_000_000
+
+
 def test_what_runs_too_long_is_killed_with_all_of_it(tmp_path: Path) -> None:
     told = tmp_path / "pid"
     code = (
