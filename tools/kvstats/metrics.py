@@ -65,13 +65,13 @@ def itl_s(*requests: Request) -> NDArray[np.float64]:
     Null: the record has no chunk_ns, or fewer than two.
     """
     stamps = [request.chunk_ns for request in requests if request.chunk_ns]
-    joined = list(chain.from_iterable(stamps))
+    ends = np.cumsum([len(one) for one in stamps], dtype=np.int64)
+    count = int(ends[-1]) if stamps else 0
     try:
-        gaps_ns = np.diff(np.array(joined, dtype=np.int64))
+        gaps_ns = np.diff(np.fromiter(chain.from_iterable(stamps), dtype=np.int64, count=count))
     except OverflowError:  # no clock's stamps, but a record may say so
-        gaps_ns = np.diff(np.array(joined, dtype=object))
-    between = np.cumsum([len(one) for one in stamps[:-1]], dtype=np.int64) - 1
-    gaps: NDArray[np.float64] = np.delete(gaps_ns, between).astype(np.float64) / NS
+        gaps_ns = np.diff(np.array(list(chain.from_iterable(stamps)), dtype=object))
+    gaps: NDArray[np.float64] = np.delete(gaps_ns, ends[:-1] - 1).astype(np.float64) / NS
     return gaps
 
 

@@ -12,7 +12,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from heapq import heapify, heapreplace
 from sys import intern
 
 import numpy as np
@@ -22,6 +21,7 @@ from kvpipe.records import Request, Stratum
 from kvstats.lots import Lot
 
 LIMIT = 100_000  # DESIGN: exact per request up to 100k requests
+SPARE = 0.2  # of the limit: rows that may wait to be dropped, so that it is done for many at once
 
 METRIC_COLUMNS = ("ttft_s", "ttft_due_s", "tpot_s", "e2e_s", "queue_s", "second_token_s")
 FACT_COLUMNS = (
@@ -46,7 +46,8 @@ class Rows:
     def __init__(self, seed: str, limit: int = LIMIT) -> None:
         self._seed = seed.encode()
         self._limit = limit
-        self._heap: list[tuple[int, int]] = []  # (-hash, slot) once the limit is reached
+        self._hashes = array("Q")  # of the rows; filled once there are more than may stay
+        self._largest = np.uint64(2**64 - 1)  # hashes above it are out
         self._numbers = {name: array("d") for name in (*FACT_COLUMNS, *METRIC_COLUMNS)}
         self.group: list[str | None] = []
         self.stratum: list[Stratum] = []
@@ -56,7 +57,7 @@ class Rows:
         self.total = 0
 
     def __len__(self) -> int:
-        return len(self.ok)
+        return min(self.total, self._limit)
 
     @property
     def sampled(self) -> bool:
@@ -69,85 +70,77 @@ class Rows:
 
     def extend(self, lot: Lot, metrics: Mapping[str, Sequence[float | None]]) -> None:
         """The same for several, with a column for each metric."""
-        room = max(0, self._limit - self.total)
         self.total += len(lot)
-        columns: dict[str, Sequence[float | None]] = {
-            name: lot.column(name) for name in FACT_COLUMNS
-        }
-        columns |= {name: metrics[name] for name in METRIC_COLUMNS}
-        if room:
-            self._append(lot.requests[:room], {name: columns[name][:room] for name in columns})
-        if len(lot) > room:
-            self._replace(lot.requests, columns, range(room, len(lot)))
-
-    def _append(
-        self, requests: Sequence[Request], columns: Mapping[str, Sequence[float | None]]
-    ) -> None:
-        for name, column in columns.items():
-            self._numbers[name].frombytes(_numbers(column).tobytes())
-        self.group += [request.group and intern(request.group) for request in requests]
-        self.stratum += [request.stratum for request in requests]
-        self.ok += [request.status == "ok" for request in requests]
-        self.output_sha256 += [request.output_sha256 for request in requests]
-        self.run += [intern(request.run_id) for request in requests]
-
-    def _replace(
-        self,
-        requests: Sequence[Request],
-        columns: Mapping[str, Sequence[float | None]],
-        places: Iterable[int],
-    ) -> None:
-        """Those with smaller hashes than the largest that is kept take its slot."""
-        if not self._heap:
-            indexes = enumerate(self._numbers["index"])
-            self._heap = [(-self._hash(int(index)), slot) for slot, index in indexes]
-            heapify(self._heap)
-        taken: dict[int, int] = {}  # place by slot: one may be taken several times
-        for place in places:
-            rank = -self._hash(requests[place].index)
-            if rank > self._heap[0][0]:
-                slot = self._heap[0][1]
-                heapreplace(self._heap, (rank, slot))
-                taken[slot] = place
-        if not taken:
+        if self.total <= self._limit:
+            self._append(lot, metrics)
             return
-        slots, picked = list(taken), list(taken.values())
-        for name, column in columns.items():
-            kept = np.frombuffer(self._numbers[name], dtype=np.float64)
-            kept[slots] = _numbers([column[place] for place in picked])
-        for slot, place in taken.items():
-            request = requests[place]
-            self.group[slot] = request.group and intern(request.group)
-            self.stratum[slot] = request.stratum
-            self.ok[slot] = request.status == "ok"
-            self.output_sha256[slot] = request.output_sha256
-            self.run[slot] = intern(request.run_id)
+        if not self._hashes:
+            self._hashes.frombytes(self._hashes_of(map(int, self._numbers["index"])).tobytes())
+        hashes = self._hashes_of(lot.column("index"))
+        near = np.flatnonzero(hashes <= self._largest).tolist()
+        if not near:
+            return
+        self._hashes.frombytes(hashes[near].tobytes())
+        picked = {name: [column[place] for place in near] for name, column in metrics.items()}
+        self._append(Lot([lot.requests[place] for place in near]), picked)
+        if len(self.ok) > self._limit * (1 + SPARE):
+            self._drop()
 
-    def _hash(self, index: int) -> int:
-        digest = blake2b(b"%s/%d" % (self._seed, index), digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+    def _append(self, lot: Lot, metrics: Mapping[str, Sequence[float | None]]) -> None:
+        for name, column in self._numbers.items():
+            values = metrics[name] if name in METRIC_COLUMNS else lot.column(name)
+            column.frombytes(np.array(values, dtype=np.float64).tobytes())  # None becomes NaN
+        self.group += [group and intern(group) for group in lot.column("group")]
+        self.output_sha256 += lot.column("output_sha256")
+        self.stratum += [lot.stratum] * len(lot)
+        self.ok += [lot.ok] * len(lot)
+        self.run += [intern(lot.like.run_id)] * len(lot)
+
+    def _hashes_of(self, indexes: Iterable[int]) -> NDArray[np.uint64]:
+        seed = self._seed
+        digests = [blake2b(b"%s/%d" % (seed, one), digest_size=8).digest() for one in indexes]
+        return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+    def _drop(self) -> None:
+        """Those with the largest hashes, down to the limit."""
+        if len(self.ok) <= self._limit:
+            return
+        hashes = np.frombuffer(self._hashes, dtype=np.uint64)
+        order = np.argpartition(hashes, self._limit - 1)[: self._limit]
+        self._largest = hashes[order].max()
+        self._hashes = array("Q", hashes[order].tobytes())
+        self._keep(order)
+
+    def _keep(self, order: NDArray[np.intp]) -> None:
+        """These rows in this order."""
+        for name, column in self._numbers.items():
+            self._numbers[name] = array("d", np.frombuffer(column)[order].tobytes())
+        picked = order.tolist()
+        self.group = [self.group[i] for i in picked]
+        self.stratum = [self.stratum[i] for i in picked]
+        self.ok = [self.ok[i] for i in picked]
+        self.output_sha256 = [self.output_sha256[i] for i in picked]
+        self.run = [self.run[i] for i in picked]
 
     def sorted(self) -> Table:
-        """The rows by index."""
-        order = np.argsort(np.frombuffer(self._numbers["index"]), kind="stable")
-        picked = order.tolist()
+        """The rows by index; the table stands on them, so none may be added while it is in use."""
+        self._drop()
+        if len(self):
+            order = np.argsort(np.frombuffer(self._numbers["index"]), kind="stable")
+            self._hashes = array("Q", [self._hashes[i] for i in order] if self._hashes else [])
+            self._keep(order)
         return Table(
             numbers={
-                name: np.frombuffer(column)[order] if len(self) else np.empty(0)
+                name: np.frombuffer(column) if len(self) else np.empty(0)
                 for name, column in self._numbers.items()
             },
-            group=[self.group[i] for i in picked],
-            stratum=[self.stratum[i] for i in picked],
-            ok=[self.ok[i] for i in picked],
-            output_sha256=[self.output_sha256[i] for i in picked],
-            run=[self.run[i] for i in picked],
+            group=self.group,
+            stratum=self.stratum,
+            ok=self.ok,
+            output_sha256=self.output_sha256,
+            run=self.run,
             total=self.total,
         )
-
-
-def _numbers(column: Sequence[float | None]) -> NDArray[np.float64]:
-    """A column of numbers; None becomes NaN."""
-    return np.array(column, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
