@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers calibrate contamination aa docs record engines browser screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers bench-stats calibrate contamination aa docs record engines browser screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ bench: $(INSTALLED)  ## Measure every goal of the client: make bench [LABEL=two-
 bench-peers: $(INSTALLED)  ## The same loads with vLLM's bench, SGLang's and others (installs them)
 	@bench/install-peers.sh
 	@python -m bench.bench_peers $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+bench-stats: export KV_FULL = $(value FULL)
+bench-stats: $(INSTALLED)  ## kvstats on up to a million requests, beside jq and DuckDB [FULL=1: ten million]
+	@[[ -x .venv-peers/duckdb/bin/python ]] || python -m venv .venv-peers/duckdb
+	@.venv-peers/duckdb/bin/python -m pip install --quiet --disable-pip-version-check duckdb
+	@python -m bench.stats $${KV_FULL:+--full}
 
 calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"

@@ -4,22 +4,58 @@
   python -m bench.stats --full             and 10,000,000 (13 GB of temporary disk)
 
 Streams are made from a seed and written as they are made. All three read the same file, one after
-the other; every figure is the median over the runs. DuckDB is no dependency: where its Python
-package is missing, its column stays empty and says so.
+the other; every figure is the median over the runs. DuckDB is no dependency: make puts
+it into an environment of its own, and without it the page says that it was not compared.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import random
-from collections.abc import Iterator
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from bench.conditions import conditions
+from bench.kept import folder_of, keep, table
+from bench.watched import Watched, watch
 
 from kvpipe.jsonl import encode
 from kvpipe.records import Arrival, Barrier, ClientHealth, End, Host, Request, Run
 
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # after the backend is chosen
+
+DUCKDB_PYTHON = Path(__file__).parents[1] / ".venv-peers/duckdb/bin/python"
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+FULL = 10_000_000
+EXACT_REQUESTS = 200_000  # beyond, percentiles of kvstats come from bins 0.1 % wide
+BIN_TOLERANCE = 0.002
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+JQ_MEAN = """reduce (inputs | select(.record == "request")) as $one ([0, 0];
+  [.[0] + $one.first_token_ns - $one.sent_ns, .[1] + 1]) | .[0] / .[1] / 1e9"""
+SQL = """
+SELECT {columns} FROM (
+  SELECT (first_token_ns - sent_ns) / 1e9 AS ttft
+  FROM read_json(?, format = 'newline_delimited',
+    columns = {{record: 'VARCHAR', first_token_ns: 'BIGINT', sent_ns: 'BIGINT'}})
+  WHERE record = 'request')"""
+DUCKDB = """
+import duckdb, json, sys
+values = duckdb.execute(sys.argv[2], [sys.argv[1]]).fetchone()
+print(json.dumps([float(value) for value in values]))
+"""
+
 ENDPOINT = "http://127.0.0.1:8001"
 MS = 1_000_000
-GROUP_REQUESTS = 8
+GROUP_REQUESTS = 8  # a million requests are 125,000 groups
 CONTEXT_TOKENS = 8_000
 QUESTION_TOKENS = 128
 BLOCK_TOKENS = 16
@@ -132,3 +168,171 @@ def _end(requests: int) -> End:
         barrier=Barrier(state="quiet", waited_s=2.0),
         client=ClientHealth(lateness_p99_s=0.0002, loop_lag_p99_s=0.0003),
     )
+
+
+class Disagreement(Exception):
+    """Two tools made different figures of one file."""
+
+
+Figures = Mapping[str, float]
+"""`mean` and the quantiles of TTFT in seconds, as far as a tool made them."""
+
+
+def kvstats_of(path: Path) -> tuple[Watched, Figures]:
+    """What kvstats took, and its figures."""
+    done = _watched([sys.executable, "-m", "kvstats", str(path)])
+    ttft = json.loads(done.stdout)["timings"]["ttft_s"]
+    return done, {name: ttft[name] for name in ("mean", *QUANTILES)}
+
+
+def jq_of(path: Path) -> tuple[Watched, Figures]:
+    """What jq took for the mean alone."""
+    done = _watched(["jq", "-n", JQ_MEAN, str(path)])
+    return done, {"mean": float(done.stdout)}
+
+
+def duckdb_of(path: Path) -> tuple[Watched, Figures]:
+    """What DuckDB took for the mean and the same percentiles, interpolated as kvstats does."""
+    columns = ["avg(ttft)", *(f"quantile_cont(ttft, {one})" for one in QUANTILES.values())]
+    query = SQL.format(columns=", ".join(columns))
+    done = _watched([str(DUCKDB_PYTHON), "-c", DUCKDB, str(path), query])
+    return done, dict(zip(("mean", *QUANTILES), json.loads(done.stdout), strict=True))
+
+
+TOOLS = {"kvstats": kvstats_of, "jq": jq_of, "duckdb": duckdb_of}
+
+
+def _watched(command: Sequence[str]) -> Watched:
+    done = watch(command, timeout_s=3_600)
+    if done.status:
+        raise Disagreement(f"{command[0]} exited {done.status}: {done.stderr.decode()[-500:]}")
+    return done
+
+
+def compare(requests: int, runs: int, tools: Sequence[str], folder: Path) -> list[dict[str, Any]]:
+    """Every tool over one file, in turns; a row each of medians. Raises where figures differ."""
+    path = folder / f"{requests}.jsonl"
+    with path.open("wb") as out:
+        out.writelines(stream_of(requests))
+    size = path.stat().st_size
+    seen: dict[str, list[Watched]] = {name: [] for name in tools}
+    figures: dict[str, Figures] = {}
+    try:
+        for _ in range(runs):
+            for name in tools:
+                done, figures[name] = TOOLS[name](path)
+                seen[name].append(done)
+    finally:
+        path.unlink()
+    for name in tools:
+        agree(requests, name, figures["kvstats"], figures[name])
+    return [
+        {
+            "requests": requests,
+            "bytes": size,
+            "tool": name,
+            "wall_s": statistics.median(one.wall_s for one in every),
+            "cpu_s": statistics.median(one.cpu_s for one in every),
+            "peak_mb": statistics.median(one.peak_mb for one in every),
+        }
+        for name, every in seen.items()
+    ]
+
+
+def agree(requests: int, name: str, ours: Figures, theirs: Figures) -> None:
+    """Means to rounding; percentiles too while they are exact, then to the width of a bin."""
+    for figure, value in theirs.items():
+        exact = figure == "mean" or requests <= EXACT_REQUESTS
+        allowed = 1e-9 if exact else BIN_TOLERANCE
+        if abs(ours[figure] - value) > allowed * abs(value):
+            raise Disagreement(
+                f"{requests:,} requests, {figure} of TTFT: kvstats {ours[figure]}, {name} {value}"
+            )
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Time and memory against length, both axes logarithmic."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, mark in zip(TOOLS, "os^", strict=True):
+        mine = [row for row in rows if row["tool"] == name]
+        n = [row["requests"] for row in mine]
+        left.plot(n, [row["cpu_s"] for row in mine], marker=mark, label=name)
+        right.plot(n, [row["peak_mb"] for row in mine], marker=mark, label=name)
+    for axes, what in ((left, "processor time (s)"), (right, "largest resident memory (MB)")):
+        axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=what)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """At a million requests: goal, must, measured, met."""
+    at = {row["tool"]: row for row in rows if row["requests"] == 1_000_000}
+    if "kvstats" not in at:
+        return ["No goal is for fewer than a million requests."]
+    ours = at["kvstats"]
+    found = [("kvstats, wall", 15.0, ours["wall_s"], "s"), ("memory", 200.0, ours["peak_mb"], "MB")]
+    if "jq" in at:
+        found.append(("processor time by jq's", 0.5, ours["cpu_s"] / at["jq"]["cpu_s"], ""))
+        found.append(("wall by jq's", 0.5, ours["wall_s"] / at["jq"]["wall_s"], ""))
+    return table(
+        ("a million requests", "at most", "measured", "met"),
+        [
+            (name, f"{most:g} {unit}".strip(), f"{got:.3g} {unit}".strip(),
+             "yes" if got <= most else "no")
+            for name, most, got, unit in found
+        ],
+    )  # fmt: skip
+
+
+def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
+    """Both tables."""
+    lines = [
+        "# kvstats on long streams",
+        "",
+        "kvstats makes all of a round's statistics and findings; jq the mean TTFT alone; DuckDB "
+        "the mean and four percentiles of TTFT, from the three columns that these need. Their "
+        "figures agree, or there is no page.",
+        "",
+        *goals(rows),
+        "",
+    ]
+    cells = [
+        (f"{row['requests']:,}", f"{row['bytes'] / 1e6:,.0f} MB", str(row["tool"]),
+         f"{row['wall_s']:.2f} s", f"{row['cpu_s']:.2f} s", f"{row['peak_mb']:,.0f} MB")
+        for row in rows
+    ]  # fmt: skip
+    lines += table(("requests", "file", "tool", "wall", "processor", "memory"), cells)
+    return [*lines, *(f"\nNot compared: {name} is not installed." for name in missing)]
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description="kvstats beside jq and DuckDB on long streams")
+    parser.add_argument("--full", action="store_true", help="ten million requests too (15 GB)")
+    parser.add_argument("--most", type=int, default=SIZES[-1], help="longest stream, in requests")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each, for the median")
+    options = parser.parse_args()
+    there = {
+        "kvstats": True,
+        "jq": shutil.which("jq") is not None,
+        "duckdb": DUCKDB_PYTHON.exists(),
+    }
+    tools = [name for name, is_there in there.items() if is_there]
+    sizes = [size for size in SIZES if size <= options.most] + [FULL] * options.full
+    rows: list[dict[str, Any]] = []
+    found = {"conditions": conditions(), "rows": rows}
+    folder = folder_of("stats")
+    with tempfile.TemporaryDirectory(prefix="kvstats-bench-") as scratch:
+        for size in sizes:
+            runs = 1 if size == FULL else options.runs
+            rows += compare(size, runs, tools, Path(scratch))
+            print(f"bench: {size:,} requests", file=sys.stderr, flush=True)
+    lines = page(rows, [name for name in there if name not in tools])
+    keep(folder, "stats", found, lines)
+    plot(rows, folder / "stats.png")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

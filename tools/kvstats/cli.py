@@ -86,7 +86,7 @@ def run(argv: Sequence[str] | None) -> int:
                 read_into(rounds, stream, name)
         if not len(rounds):
             raise ToolError(f"{files[0]}: no `run` line: there is nothing to summarise")
-        stats = [checked(summarise(round_)) for round_ in rounds]
+        stats = [checked(summarise(round_)) for round_ in rounds.finished()]
         for one in stats:
             tell_gaps(one)
         write(stats, spool, options.format)

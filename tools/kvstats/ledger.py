@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from hashlib import blake2b
+from heapq import heapify, heapreplace
 
 from kvpipe.records import Arm, Request
 from kvstats.lots import Lot
+
+GROUPS = 50_000  # entries of 0.5 KB; of more groups a sample stays, and all of them in the whole
 
 
 @dataclass(slots=True)
@@ -97,13 +101,21 @@ def _racing(request: Request) -> int | None:
     return None if low is None or high is None else max(0, high - low)
 
 
+def _rank(group: str) -> tuple[int, str]:
+    """Groups of the lowest rank are left out; no order of records decides which."""
+    digest = blake2b(group.encode(), digest_size=8).digest()
+    return -int.from_bytes(digest, "big"), group
+
+
 @dataclass(slots=True)
 class Ledger:
     """One entry per group, one for the rest, and what scales a plan that was only estimated."""
 
     arm: Arm
-    rest: Entry = field(default_factory=Entry)  # of requests without a group, and sentinels
+    rest: Entry = field(default_factory=Entry)  # without a group, sentinels, groups left out
     groups: dict[str, Entry] = field(default_factory=dict)
+    limit: int = GROUPS
+    _largest: list[tuple[int, str]] = field(default_factory=list)  # ranks, once there is no room
     floor: int | None = None  # largest floor_tokens seen
     first_prompt: int = 0  # over leaders and uniques: prompt tokens as the server counted,
     first_new: int = 0  # and as planned
@@ -116,13 +128,25 @@ class Ledger:
                 continue
             entry = self.rest
             if grouped and request.group is not None:
-                known = self.groups.get(request.group)
-                entry = self.groups.setdefault(request.group, Entry()) if known is None else known
+                entry = self.groups.get(request.group) or self._new_entry(request.group)
             entry.add(request, self.arm)
             if request.floor_tokens is not None:
                 self.floor = max(self.floor or 0, request.floor_tokens)
         if lot.stratum in ("leader", "unique"):
             self._add_first(lot.requests)
+
+    def _new_entry(self, group: str) -> Entry:
+        """The entry of a group that has none; of one that is left out, the rest's."""
+        if len(self.groups) >= self.limit:
+            if not self._largest:
+                self._largest = [_rank(name) for name in self.groups]
+                heapify(self._largest)
+            mine = _rank(group)
+            if mine < self._largest[0]:
+                return self.rest
+            _, dropped = heapreplace(self._largest, mine)
+            self.rest.merge(self.groups.pop(dropped))
+        return self.groups.setdefault(group, Entry())
 
     def _add_first(self, requests: Iterable[Request]) -> None:
         for request in requests:

@@ -36,6 +36,13 @@ class Rounds:
         self._settle()
         return iter(self._rounds.values())
 
+    def finished(self) -> Iterator[Round]:
+        """The rounds, each let go when the next is asked for."""
+        self._settle()
+        self._by_run.clear()
+        while self._rounds:
+            yield self._rounds.pop(next(iter(self._rounds)))
+
     def __len__(self) -> int:
         return len(self._rounds)
 
