@@ -49,6 +49,7 @@ SELECT {columns} FROM (
   WHERE record = 'request')"""
 DUCKDB = """
 import duckdb, json, sys
+duckdb.execute("SET enable_progress_bar = false")
 values = duckdb.execute(sys.argv[2], [sys.argv[1]]).fetchone()
 print(json.dumps([float(value) for value in values]))
 """
