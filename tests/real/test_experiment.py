@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bench.histogram import changes, means
 from tests.conftest import Done as Ended
 from tests.family import environment
 from tests.real.engine import BLOCK_TOKENS, Stack, random_prompt, until, whole_blocks
@@ -155,6 +156,13 @@ def test_avg_ttft_is_the_mean_in_seconds(local: Done) -> None:
     for one in local.rounds:
         each = [(one_["first_token_ns"] - one_["sent_ns"]) / 1e9 for one_ in one.own]
         assert one.stats["avg_ttft"] == pytest.approx(sum(each) / len(each))
+
+
+def test_client_and_server_see_the_same_difference(local: Done, folder: Path) -> None:
+    """Less than 5 % on a quiet machine (bench/README.md); here it may be busy, as any may be."""
+    (change,) = changes(means(folder / "local.jsonl"))
+    assert change.effect_s > 0
+    assert change.share < 0.2
 
 
 # Tier store: one node, its own cache reset between the rounds.
