@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 from tests.family import environment
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and so would
+# be everything that the tests start: none of it would end by Ctrl-C, as its users' do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failing test: examples take as long as they take.
 hypothesis.settings.register_profile("family", deadline=None)
