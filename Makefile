@@ -63,7 +63,7 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	--progress $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
 matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one; search for capacities (minutes)
-	KV_DRILL_FULL=1 pytest -q -s tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
+	KV_DRILL_FULL=1 pytest -q -s -o timeout=0 tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
@@ -91,10 +91,10 @@ calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload -
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"
 
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
-	KV_CONTAMINATION_FULL=1 pytest -q -s tests/test_contamination.py
+	KV_CONTAMINATION_FULL=1 pytest -q -s -o timeout=0 tests/test_contamination.py
 
 aa: $(INSTALLED)  ## The same arm twice, 500 times on moving ground; and planted effects (half an hour)
-	KV_AA_FULL=1 pytest -q -s tests/kvreport/test_false_verdicts.py
+	KV_AA_FULL=1 pytest -q -s -o timeout=0 tests/kvreport/test_false_verdicts.py
 
 docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation
 	python -m kvschemas schemas
