@@ -128,7 +128,9 @@ def test_the_index_sorts_and_filters(browser: Browser, tmp_path: Path) -> None:
         tab.locator(".tools input").fill("014")
         assert tab.evaluate(shown) == ["scenario 014"]
         tab.locator("table[data-index] a:visible").click()
-        assert tab.evaluate("document.getElementById('scenario-15').open")
+        is_open = "document.getElementById('scenario-15').open"
+        tab.wait_for_function(is_open)  # the browser tells of the new address after the click
+        assert tab.evaluate(is_open)
         assert tab.locator("details:visible").count() == 1
 
 
