@@ -13,7 +13,7 @@ import msgspec
 from kvpipe.process import UsageError
 from kvreport.conclusion import Conclusion, Contrast
 from kvreport.conditions import of_plans
-from kvreport.effects import Comparison, Effect, effect, rate_effect
+from kvreport.effects import Comparison, Effect, main_effects
 from kvreport.enough import AS_RECORDED, first_stage
 from kvreport.experiments import Experiment, Matched, Role
 from kvreport.placed import Placed
@@ -47,19 +47,10 @@ def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -
         if not matches:
             continue
         comparison = Comparison.of(role, role, matches, min(stages, default=None))
-        if not any(comparison.pairs):
-            continue
-        effects = {
-            "ttft": effect("ttft_s", comparison),
-            "tpot": effect("tpot_s", comparison),
-            "e2e": effect("e2e_s", comparison),
-        }
-        if not (base.open_loop or other.open_loop):
-            effects["throughput"] = rate_effect("request_throughput_rps", comparison)
-        for name, one in effects.items():
-            if one is not None:
-                verdict = judge(one, findings, None)
-                found[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
+        open_loop = base.open_loop or other.open_loop
+        for name, one in main_effects(comparison, open_loop=open_loop).items():
+            verdict = judge(one, findings, None)
+            found[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
     refused = refusal(base, other, found)
     return Contrast(
         name=other.name,

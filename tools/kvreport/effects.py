@@ -223,6 +223,20 @@ def rate_effect(name: Rate, comparison: Comparison) -> Effect | None:
     return scalar_effect(name, comparison, values)
 
 
+def main_effects(comparison: Comparison, *, open_loop: bool) -> dict[str, Effect]:
+    """TTFT, TPOT, E2E and, in a closed loop, throughput; nothing where no request can be paired."""
+    if not any(comparison.pairs):
+        return {}
+    found = {
+        "ttft": effect("ttft_s", comparison),
+        "tpot": effect("tpot_s", comparison),
+        "e2e": effect("e2e_s", comparison),
+    }
+    if not open_loop:
+        found["throughput"] = rate_effect("request_throughput_rps", comparison)
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def prefill_effect(comparison: Comparison) -> Effect | None:
     """The effect on prefill time as the servers measured it; None where they do not.
 

@@ -8,7 +8,7 @@ side by side, and the ratio is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from kvreport.conclusion import Column, Conclusion, Modes, Scenario
 from kvreport.conditions import of_plans
 from kvreport.contrasts import refusal
-from kvreport.effects import Comparison, Effect, effect, rate_effect
+from kvreport.effects import Comparison, Effect, main_effects
 from kvreport.enough import AS_RECORDED, first_stage
 from kvreport.experiments import Experiment, Matched, Role
 from kvreport.placed import Placed
@@ -94,9 +94,11 @@ def _kind(one: Experiment) -> tuple[str | None, str, int | None]:
 def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) -> Modes:
     findings = [*_own(by_name[base.name], "cold"), *by_name[other.name].findings]
     effects: dict[str, Effect] = {}
+    open_loop = base.open_loop or other.open_loop
     for role in ("cold", "hit"):
         comparison = _across(base, other, role)
-        for name, one in _effects(comparison, base, other) if comparison else ():
+        found = main_effects(comparison, open_loop=open_loop) if comparison else {}
+        for name, one in found.items():
             verdict = judge(one, findings, None)
             effects[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
     refused = refusal(base, other, effects)
@@ -134,21 +136,6 @@ def _across(base: Experiment, other: Experiment, role: Role) -> Comparison | Non
         return None
     stages = [first for one in (base, other) if (first := first_stage(one, AS_RECORDED))]
     return Comparison.of("cold", role, matches, min(stages, default=None))
-
-
-def _effects(
-    comparison: Comparison, base: Experiment, other: Experiment
-) -> Iterator[tuple[str, Effect]]:
-    if not any(comparison.pairs):
-        return
-    found = {
-        "ttft": effect("ttft_s", comparison),
-        "tpot": effect("tpot_s", comparison),
-        "e2e": effect("e2e_s", comparison),
-    }
-    if not (base.open_loop or other.open_loop):
-        found["throughput"] = rate_effect("request_throughput_rps", comparison)
-    yield from ((name, one) for name, one in found.items() if one is not None)
 
 
 def _column(key: str, experiment: Experiment, role: Role) -> Column:

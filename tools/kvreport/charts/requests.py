@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from kvpipe.records import Samples, Stratum
@@ -43,6 +44,22 @@ def request_charts(experiment: Experiment, words: Words, number: int = 1) -> lis
 
 def _told(one: Round) -> bool:
     return one.stats.samples is not None
+
+
+_Point = tuple[float, float, int]
+"""Two values of a request, and its place in the plan."""
+_Value = Callable[[int], tuple[float | None, float | None]]
+"""Both values of the request in one place of the samples, None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """The requests that share a colour."""
+
+    label: str
+    tone: Tone
+    hollow: bool
+    points: list[_Point]
 
 
 class _Maker:
@@ -124,131 +141,114 @@ class _Maker:
             return None
         before, after = self.samples[base], self.samples["hit"]
         places = {index: at for at, index in enumerate(after.index)}
-        series, drawn, there = [], 0, 0
-        for stratum in STRATA:
-            pairs = [
-                (at, places[before.index[at]])
-                for at in _rows(before, (stratum,))
-                if before.index[at] in places
-            ]
-            points = [
-                (before.ttft_s[one], after.ttft_s[two], before.index[one]) for one, two in pairs
-            ]
-            told = [(x, y, index) for x, y, index in points if x and y]
-            thin = _thinned(told)
-            drawn, there = drawn + len(thin), there + len(told)
-            if thin:
-                series.append(
-                    Dots(
-                        label=self.words.say(f"stratum_{stratum}"),
-                        tone=_STRATUM_TONES[stratum],
-                        x=[x * 1000 for x, _, _ in thin],
-                        y=[y * 1000 for _, y, _ in thin],
-                        hints=[
-                            f"#{index}: {figures.ms(x)} → {figures.ms(y)}" for x, y, index in thin
-                        ],
-                        hollow=stratum == "follower",
-                    )
-                )
-        if not series:
-            return None
-        return Plane(
-            name=self.name("cold_against_hit"),
-            title=self.words.say("chart_cold_against_hit"),
-            note=self.note(drawn, there),
-            simulated=self.stamp,
+
+        def both(at: int) -> tuple[float | None, float | None]:
+            there = places.get(before.index[at])
+            # A TTFT of 0 has no place on a logarithmic axis.
+            return before.ttft_s[at] or None, None if there is None else after.ttft_s[there] or None
+
+        return self._scatter(
+            "cold_against_hit",
+            self._by_stratum(before, both),
+            lambda x, y, index: f"#{index}: {figures.ms(x)} → {figures.ms(y)}",
             x=Axis(label=self.words.say("axis_ttft_of", round=self.label(base)), log=True),
             y=Axis(label=self.words.say("axis_ttft_of", round=self.label("hit")), log=True),
-            series=series,
+            scale=(1000, 1000),
             diagonal=self.words.say("chart_diagonal"),
         )
 
     def by_uncached(self) -> Plane | None:
         """TTFT against the tokens that had to be computed: the slope is what prefill costs."""
-        series, drawn, there = [], 0, 0
-        for role, samples in self.samples.items():
-            told = []
-            for at in _rows(samples, (*STRATA, "sentinel")):
+
+        def points(samples: Samples) -> list[_Point]:
+            def cost(at: int) -> tuple[float | None, float | None]:
                 prompt, cached = samples.prompt_tokens[at], samples.cached_tokens[at]
-                ttft = samples.ttft_s[at]
-                if prompt is not None and cached is not None and ttft is not None:
-                    told.append((prompt - cached, ttft, samples.index[at]))
-            thin = _thinned(told)
-            drawn, there = drawn + len(thin), there + len(told)
-            if thin:
-                series.append(
-                    Dots(
-                        label=self.label(role),
-                        tone=TONES[role],
-                        x=[float(tokens) for tokens, _, _ in thin],
-                        y=[ttft * 1000 for _, ttft, _ in thin],
-                        hints=[
-                            self.words.say(
-                                "chart_uncached_hint",
-                                index=index,
-                                tokens=figures.count(tokens),
-                                ttft=figures.ms(ttft),
-                            )
-                            for tokens, ttft, index in thin
-                        ],
-                        hollow=role == "no_reuse",
-                    )
-                )
-        if not series:
-            return None
-        return Plane(
-            name=self.name("ttft_by_uncached"),
-            title=self.words.say("chart_ttft_by_uncached"),
-            note=self.note(drawn, there),
-            simulated=self.stamp,
+                if prompt is None or cached is None:
+                    return None, None
+                return prompt - cached, samples.ttft_s[at]
+
+            return _points(samples, (*STRATA, "sentinel"), cost)
+
+        return self._scatter(
+            "ttft_by_uncached",
+            (
+                _Kind(self.label(role), TONES[role], role == "no_reuse", points(samples))
+                for role, samples in self.samples.items()
+            ),
+            lambda tokens, ttft, index: self.words.say(
+                "chart_uncached_hint",
+                index=index,
+                tokens=figures.count(tokens),
+                ttft=figures.ms(ttft),
+            ),
             x=Axis(label=self.words.say("axis_uncached")),
             y=Axis(label=self.words.say("axis_ttft")),
-            series=series,
+            scale=(1, 1000),
         )
 
     def hits(self) -> Plane | None:
         """Cached tokens against what a perfect cache would have given: on the diagonal is all."""
         samples = self.samples["hit"]
-        series, drawn, there = [], 0, 0
+        return self._scatter(
+            "hits_against_ideal",
+            self._by_stratum(
+                samples, lambda at: (samples.ideal_tokens[at], samples.cached_tokens[at])
+            ),
+            lambda ideal, cached, index: self.words.say(
+                "chart_hits_hint",
+                index=index,
+                cached=figures.count(cached),
+                ideal=figures.count(ideal),
+            ),
+            x=Axis(label=self.words.say("axis_ideal")),
+            y=Axis(label=self.words.say("axis_cached")),
+            diagonal=self.words.say("chart_all_hit"),
+        )
+
+    def _by_stratum(self, samples: Samples, value: _Value) -> Iterator[_Kind]:
         for stratum in STRATA:
-            told = [
-                (ideal, cached, samples.index[at])
-                for at in _rows(samples, (stratum,))
-                if (ideal := samples.ideal_tokens[at]) is not None
-                and (cached := samples.cached_tokens[at]) is not None
-            ]
-            thin = _thinned(told)
-            drawn, there = drawn + len(thin), there + len(told)
+            points = _points(samples, (stratum,), value)
+            label = self.words.say(f"stratum_{stratum}")
+            yield _Kind(label, _STRATUM_TONES[stratum], stratum == "follower", points)
+
+    def _scatter(
+        self,
+        chart: str,
+        kinds: Iterable[_Kind],
+        hint: Callable[[float, float, int], str],
+        *,
+        x: Axis,
+        y: Axis,
+        scale: tuple[float, float] = (1, 1),
+        diagonal: str = "",
+    ) -> Plane | None:
+        """Requests as points, thinned kind by kind; `scale` brings them into the axes' units."""
+        series, drawn, there = [], 0, 0
+        for kind in kinds:
+            thin = _thinned(kind.points)
+            drawn, there = drawn + len(thin), there + len(kind.points)
             if thin:
                 series.append(
                     Dots(
-                        label=self.words.say(f"stratum_{stratum}"),
-                        tone=_STRATUM_TONES[stratum],
-                        x=[float(ideal) for ideal, _, _ in thin],
-                        y=[float(cached) for _, cached, _ in thin],
-                        hints=[
-                            self.words.say(
-                                "chart_hits_hint",
-                                index=index,
-                                cached=figures.count(cached),
-                                ideal=figures.count(ideal),
-                            )
-                            for ideal, cached, index in thin
-                        ],
-                        hollow=stratum == "follower",
+                        label=kind.label,
+                        tone=kind.tone,
+                        x=[float(one) * scale[0] for one, _, _ in thin],
+                        y=[float(two) * scale[1] for _, two, _ in thin],
+                        hints=[hint(*point) for point in thin],
+                        hollow=kind.hollow,
                     )
                 )
         if not series:
             return None
         return Plane(
-            name=self.name("hits_against_ideal"),
-            title=self.words.say("chart_hits_against_ideal"),
+            name=self.name(chart),
+            title=self.words.say(f"chart_{chart}"),
             note=self.note(drawn, there),
             simulated=self.stamp,
-            x=Axis(label=self.words.say("axis_ideal")),
-            y=Axis(label=self.words.say("axis_cached")),
+            x=x,
+            y=y,
             series=series,
-            diagonal=self.words.say("chart_all_hit"),
+            diagonal=diagonal,
         )
 
     def timeline(self) -> Timeline | None:
@@ -298,6 +298,12 @@ def _rows(samples: Samples, strata: Sequence[Stratum]) -> Iterator[int]:
     """Places of the successful requests of some strata, in order of the plan."""
     kept = [at for at, one in enumerate(samples.stratum) if one in strata and samples.ok[at]]
     yield from sorted(kept, key=lambda at: samples.index[at])
+
+
+def _points(samples: Samples, strata: Sequence[Stratum], value: _Value) -> list[_Point]:
+    """The requests of some strata that have both values."""
+    found = ((*value(at), samples.index[at]) for at in _rows(samples, strata))
+    return [(x, y, index) for x, y, index in found if x is not None and y is not None]
 
 
 def _by_sent(samples: Samples) -> Iterable[int]:
