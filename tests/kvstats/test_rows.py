@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.kvstats.streams import HIT_MS, failed, request
@@ -62,3 +63,16 @@ def test_no_rows_at_all() -> None:
     table = Rows("s").sorted()
     assert table.ints("index") == []
     assert len(table) == 0
+
+
+def test_a_column_that_nobody_tells_is_empty() -> None:
+    told = Rows("s", limit=LIMIT)
+    for one in (
+        msgspec.structs.replace(request(0), cached_local_tokens=0, cached_remote_tokens=640),
+        msgspec.structs.replace(request(1), cached_local_tokens=None, cached_remote_tokens=None),
+    ):
+        told.add(one, {name: metric(one) for name, metric in REQUEST_METRICS.items()})
+    table = told.sorted()
+    assert table.told("cached_remote_tokens") == [640, None]
+    assert table.told("cached_local_tokens") == [0, None]
+    assert Rows("s").sorted().told("cached_remote_tokens") == []

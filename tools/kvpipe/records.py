@@ -736,6 +736,14 @@ class Samples(Record, frozen=True, kw_only=True):
         list[int | None], Meta(description="Tokens that a perfect cache would have given.")
     ]
     output_sha256: Annotated[list[str | None], Meta(description="Hash of the output.")]
+    cached_local_tokens: Annotated[
+        list[int | None],
+        Meta(description="Hit in the engine's own cache; empty where no request tells."),
+    ] = []
+    cached_remote_tokens: Annotated[
+        list[int | None],
+        Meta(description="Loaded through a connector; empty where no request tells."),
+    ] = []
     total: Annotated[
         int, Meta(ge=0, description="Rows before sampling; more than the columns' length if so.")
     ]

@@ -31,6 +31,8 @@ FACT_COLUMNS = (
     "prompt_tokens",
     "output_tokens",
     "cached_tokens",
+    "cached_local_tokens",
+    "cached_remote_tokens",
     "new_tokens",
     "floor_tokens",
     "ideal_in_round_lo",
@@ -161,6 +163,11 @@ class Table:
     def floats(self, name: str) -> list[float | None]:
         """A column of seconds, missing ones None."""
         return [None if math.isnan(value) else value for value in self.numbers[name].tolist()]
+
+    def told(self, name: str) -> list[int | None]:
+        """The same; empty where no row has a value."""
+        column = self.numbers[name]
+        return [] if np.isnan(column).all() else self.ints(name)
 
     def ints(self, name: str) -> list[int | None]:
         """A column of whole numbers, missing ones None."""

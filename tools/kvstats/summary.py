@@ -136,6 +136,8 @@ def samples_of(table: Table, ideals: list[int | None]) -> Samples:
         cached_tokens=table.ints("cached_tokens"),
         ideal_tokens=ideals,
         output_sha256=table.output_sha256,
+        cached_local_tokens=table.told("cached_local_tokens"),
+        cached_remote_tokens=table.told("cached_remote_tokens"),
         total=table.total,
     )
 
