@@ -128,3 +128,13 @@ def test_columns_of_samples_must_be_of_one_length(tmp_path: Path) -> None:
     value["samples"]["ttft_s"].pop()
     with pytest.raises(ToolError, match=r"'samples\.ttft_s' has 32 rows.*has 33"):
         read_rounds([written(tmp_path, "r.jsonl", json.dumps(value))])
+
+
+def test_a_column_that_came_later_may_be_empty(tmp_path: Path) -> None:
+    """Whoever wrote the file did not know of it; half of one is as broken as any other."""
+    value = json.loads(lines(experiment(1)).splitlines()[0])
+    value["samples"]["cached_local_tokens"] = []
+    assert len(read_rounds([written(tmp_path, "r.jsonl", json.dumps(value))])) == 1
+    value["samples"]["cached_local_tokens"] = [1]
+    with pytest.raises(ToolError, match=r"'samples\.cached_local_tokens' has 1 rows"):
+        read_rounds([written(tmp_path, "r.jsonl", json.dumps(value))])

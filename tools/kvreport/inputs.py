@@ -139,14 +139,20 @@ def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | None:
 
 
 def _check_columns(record: RoundStats, place: str) -> None:
-    """Samples are columns of one table: a short one would pair requests with strangers."""
+    """Samples are columns of one table: a short one would pair requests with strangers.
+
+    A column that came later may be empty: whoever wrote the file did not know it, or had nothing
+    to put there.
+    """
     samples = record.samples
     if samples is None:
         return
     rows = len(samples.index)
-    for name in samples.__struct_fields__:
-        column = getattr(samples, name)
-        if isinstance(column, list) and len(column) != rows:
+    for field in msgspec.structs.fields(samples):
+        name, column = field.name, getattr(samples, field.name)
+        if not isinstance(column, list) or not (column or field.required):
+            continue
+        if len(column) != rows:
             raise ToolError(
                 f"{place}: round_stats: 'samples.{name}' has {len(column)} rows, but "
                 f"'samples.index' has {rows}"
