@@ -10,11 +10,11 @@ from tests.kvengine.conftest import capture
 
 from kvclear.canary import canary_text
 from kvclear.config import order_of
-from kvclear.nodes import several_servers
 from kvclear.order import engines_of, hook_of
 from kvclear.stores import Keys, Pool
 from kvengine import mooncake
 from kvengine.counters import Snapshot, snapshot_of
+from kvengine.replicas import several_servers
 from kvengine.server import Server
 from kvpipe.process import ToolError, UsageError
 

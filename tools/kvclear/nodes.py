@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
-from kvengine.counters import Snapshot, block_tokens, delta, snapshot
+from kvengine.counters import Snapshot, block_tokens, snapshot
 from kvengine.engine import Engine, Found
 from kvengine.exposition import labels_of, name_of
 from kvengine.identify import Identity, identify
+from kvengine.replicas import LOOKS, several_servers
 from kvengine.server import Server
 from kvengine.tokenize import floor_tokens
-
-LOOKS_FOR_SEVERAL = 8
-"""Fresh connections: two replicas behind one URL stay unseen once in 128 by chance."""
 
 CHANCE_TOKENS = 4
 """What two prompts may share by chance where single tokens are cached, not blocks: they begin with
@@ -102,7 +98,7 @@ async def meet(engine: Engine, server: Server, model: str | None) -> Node:
     """Identify a node. ToolError if it cannot be asked for `model`."""
     identity = await identify(server, model)
     # One after the other: answers that overtake each other would look like falling counters.
-    seen = [await snapshot(server) for _ in range(LOOKS_FOR_SEVERAL)]
+    seen = [await snapshot(server) for _ in range(LOOKS)]
     looks = [look for look in seen if look is not None]
     return Node(
         engine=engine,
@@ -119,16 +115,3 @@ async def meet(engine: Engine, server: Server, model: str | None) -> Node:
 def ranks_of(engine: Engine, look: Snapshot) -> tuple[str, ...]:
     """The data-parallel ranks that count behind this page; none where there is but one."""
     return engine.ranks.among(look.series) if engine.ranks is not None else ()
-
-
-def several_servers(looks: Sequence[Snapshot]) -> str | None:
-    """Why looks over fresh connections cannot be of one process; null if they can."""
-    starts = {look.start_s for look in looks if look.start_s is not None}
-    if len(starts) > 1:
-        return f"{len(starts)} process start times over {len(looks)} fresh connections"
-    ordered = sorted(looks, key=lambda look: look.at_ns)
-    for before, after in pairwise(ordered):
-        fell = delta(before, after)[2]
-        if fell:
-            return f"counters fell between two looks ({fell[0]})"
-    return None

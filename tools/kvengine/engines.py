@@ -10,7 +10,7 @@ import kvengine
 from kvengine.engine import Engine
 from kvpipe.process import UsageError
 
-NOT_ENGINES = frozenset({"engines", "counters", "rest", "saltask", "saltprobe"})
+NOT_ENGINES = frozenset({"engines", "counters", "replicas", "rest", "saltask", "saltprobe"})
 """Modules that stand on this one, so that importing them from here would be a circle, or on more
 than an engine needs. Others without an `ENGINE` are imported and passed over."""
 

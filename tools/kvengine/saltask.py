@@ -47,6 +47,7 @@ class Told:
     """What one answer told, and the engine's counters beside it; null where they did not."""
 
     cached_tokens: int | None
+    prompt_tokens: int | None = None
     local_tokens: float | None = None
     external_tokens: float | None = None
     looked_behind: bool = False
@@ -96,6 +97,7 @@ async def ask(endpoint: Endpoint, way: SaltWay, text: str, salt: str) -> Told:
         cached = told.timings.cache_n  # llama.cpp's own, older than its usage details
     return Told(
         cached_tokens=cached,
+        prompt_tokens=usage.prompt_tokens if told.usage is not None else None,
         local_tokens=moved.get("local_tokens") if known else None,
         external_tokens=moved.get("external_tokens") if known else None,
         looked_behind=any(name_of(key) in LOOKED_BEHIND for key in series),

@@ -94,7 +94,7 @@ async def probe_way(endpoint: Endpoint, way: SaltWay, reset: Reset | None = None
     Where a connector stands behind the engine its saves are waited for, a second or two: what is
     still being saved cannot be hit, and its miss would look like a salt's. Raises Unreachable.
     """
-    endpoint = await _of_one_rank(endpoint)
+    endpoint = await of_one_rank(endpoint)
     seen = await _control(endpoint, way)
     if seen.tokens is None:
         tier = TierProbe(tier="engine", honoured=None, reason=seen.trouble)
@@ -109,7 +109,7 @@ async def probe_way(endpoint: Endpoint, way: SaltWay, reset: Reset | None = None
     return SaltProbe(way=way, tiers=tiers + behind, unasked=unasked)
 
 
-async def _of_one_rank(endpoint: Endpoint) -> Endpoint:
+async def of_one_rank(endpoint: Endpoint) -> Endpoint:
     """The same, for the first of several data-parallel ranks: each has a cache of its own."""
     look = None if endpoint.headers else await snapshot(endpoint.server)
     if look is None:
