@@ -12,7 +12,7 @@ from kvpipe.records import Code
 from kvreport.words import LANGUAGES, Words
 
 SOURCES = Path(kvreport.__file__).parent
-OPTIONAL = ("finding_", "condition_", "col_change_")
+OPTIONAL = ("finding_", "condition_", "col_change_", "col_reduced_")
 """What English has no phrase for, because a record or a shorter phrase says it already."""
 LITERAL = re.compile(r"""["']([a-z][^"'\n]*)["']""")
 

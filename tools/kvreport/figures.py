@@ -53,6 +53,11 @@ def change(ratio: float | None) -> str:
     return shown if shown.startswith(("-", "0.0")) else f"+{shown}"
 
 
+def changed(ratio: float, sense: Sense) -> str:
+    """The same in one of two senses: a reduction of `70.0 %` is a change of `-70.0 %`."""
+    return percent(1 - ratio) if sense == "reduction" else change(ratio)
+
+
 def rate(value: float | None, unit: str) -> str:
     return NONE if value is None else f"{_three(value)}{NBSP}{unit}"
 
@@ -80,7 +85,6 @@ def span(effect: Effect, sense: Sense = "change") -> tuple[str, str] | None:
     if bounds is None:
         return None
     if sense == "reduction":
-        first, last = (percent(1 - bound) for bound in reversed(bounds))
-    else:
-        first, last = (change(bound) for bound in bounds)
+        bounds = bounds[1], bounds[0]
+    first, last = (changed(bound, sense) for bound in bounds)
     return first.removesuffix(NBSP + "%"), last

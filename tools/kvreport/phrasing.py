@@ -140,9 +140,14 @@ def marked(text: str, scenario: Scenario, effect: Effect, words: Words) -> str:
 
 
 def change_cell(
-    scenario: Scenario, effect: Effect | None, words: Words, *, captioned: bool = False
+    scenario: Scenario,
+    effect: Effect | None,
+    words: Words,
+    *,
+    captioned: bool = False,
+    sense: figures.Sense = "change",
 ) -> str:
-    """`-70.0 %`, `~`, or why there is no percentage; marks beside it.
+    """`-70.0 %` (as a reduction `70.0 %`), `~`, or why there is no percentage; marks beside it.
 
     `captioned`: the table's caption carries the warnings' marks.
     """
@@ -150,7 +155,9 @@ def change_cell(
         return words.say("no_percentage", reason=words.say(f"reason_{scenario.refused[0]}"))
     if effect is None:
         return words.say("none")
-    shown = words.say("same") if effect.verdict.word == "same" else figures.change(effect.ratio)
+    shown = figures.changed(effect.ratio, sense)
+    if effect.verdict.word == "same":
+        shown = words.say("same")
     if not captioned:
         return marked(shown, scenario, effect, words)
     beside = invalid_marks(scenario, effect, words)

@@ -91,17 +91,22 @@ def _table(
     text = words.say(
         phrase, wish=phrasing.wish(target, words), low=f"{asked[0]:g}", high=f"{asked[-1]:g}"
     )
-    columns = ("scenario", "baseline", "hit", "change", "status")
+    # The documents' Chinese column is a reduction, their English one a change with its sign.
+    column = next((one for one in ("reduced", "change") if words.maybe(f"col_{one}_{name}")), "")
+    sense: figures.Sense = "reduction" if column == "reduced" else "change"
+    head = words.say(f"col_{column}_{name}" if column else "col_change")
     rows = []
     for one in scenarios:
         shown = phrasing.told_apart(one, conclusion, words)
-        rows.append([shown, *_row(one, target, name, words)])
+        rows.append([shown, *_row(one, target, name, words, sense)])
         if name == "ttft":
-            rows += [_later(one, effect, words) for effect in one.later]
+            rows += [_later(one, effect, words, sense) for effect in one.later]
     return Table(
         caption=phrasing.caption(text, conclusion, words),
         columns=[
-            words.maybe(f"col_{column}_{name}") or words.say(f"col_{column}") for column in columns
+            *(words.say(f"col_{one}") for one in ("scenario", "baseline", "hit")),
+            head,
+            words.say("col_status"),
         ],
         align=["left", "right", "right", "right", "left"],
         rows=rows,
@@ -109,10 +114,12 @@ def _table(
     )
 
 
-def _row(scenario: Scenario, target: Target, name: str, words: Words) -> list[str]:
+def _row(
+    scenario: Scenario, target: Target, name: str, words: Words, sense: figures.Sense
+) -> list[str]:
     effect = scenario.effects.get(name)
     result = scenario.result(target.name)
-    shown = phrasing.change_cell(scenario, effect, words)
+    shown = phrasing.change_cell(scenario, effect, words, sense=sense)
     if name == "throughput" and scenario.unsaturated and effect:
         shown = f"{shown} ({words.say('unsaturated')})"
     return [
@@ -141,12 +148,12 @@ def _round_value(scenario: Scenario, role: str, name: str) -> str:
     return figures.ms(getattr(stats.timings, f"{name}_s").mean)
 
 
-def _later(scenario: Scenario, effect: Effect, words: Words) -> list[str]:
+def _later(scenario: Scenario, effect: Effect, words: Words, sense: figures.Sense) -> list[str]:
     """A later round in a row of its own; no target is held against it."""
     return [
         words.say("later_name", name=phrasing.name(scenario), round=effect.other),
         figures.ms(effect.base_mean),
         figures.ms(effect.other_mean),
-        phrasing.change_cell(scenario, effect, words),
+        phrasing.change_cell(scenario, effect, words, sense=sense),
         words.say("none"),
     ]
