@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers bench-stats calibrate contamination aa docs record engines browser screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=..
 	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
 	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
-test: $(INSTALLED) engines browser  ## Run the tests, those on real engines included
+test: $(INSTALLED) engines browser prometheus  ## Run the tests, those on real engines included
 	@pytest -ra
 
 check: $(INSTALLED)  ## Format, lint, types, docs, tests
@@ -116,7 +116,11 @@ engines:
 
 # The pages are opened in a real browser where there is one, or one can be installed.
 browser:
-	@tests/browser.sh || echo 'test: THE HTML REPORT WILL NOT BE OPENED IN A BROWSER (see above)' >&2
+	@tests/debian.sh 'chromium|chromium-browser|google-chrome' chromium fonts-noto-cjk || echo 'test: THE HTML REPORT WILL NOT BE OPENED IN A BROWSER (see above)' >&2
+
+# The dashboards' queries are put to a real Prometheus.
+prometheus:
+	@tests/debian.sh promtool prometheus || echo 'test: THE DASHBOARDS WILL NOT BE TESTED (see above)' >&2
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo 'install: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ...' >&2; exit 2; }

@@ -1,7 +1,7 @@
 """Pictures of HTML reports: `python docs/screenshots.py REPORT.html ...`.
 
 Beside each report, `first-WIDTH-SCHEME.png` is its first screen and `whole-WIDTH-SCHEME.png` all of
-it, at 390 and 1,440 px, light and dark. Prints the paths. Needs Chromium (`tests/browser.sh`).
+it, at 390 and 1,440 px, light and dark. Prints the paths. Needs Chromium (`make browser`).
 """
 
 from __future__ import annotations
