@@ -28,7 +28,8 @@ class Accounting:
         if asked_store or remote:
             metrics.count("external_prefix_cache_queries", sequence.prompt_len - local)
             metrics.count("external_prefix_cache_hits", remote)
-            metrics.count("prompt_tokens_cached_by_source", remote, source="external_unspecified")
+            tier = "p2p" if self._options.nixl else "external_unspecified"
+            metrics.count("prompt_tokens_cached_by_source", remote, source=tier)
 
     def stepped(self, tokens: int) -> None:
         self.metrics.observe("iteration_tokens_total", tokens)
@@ -54,6 +55,25 @@ class Accounting:
 
     def preempted(self) -> None:
         self.metrics.count("num_preemptions")
+
+    def transferred(self, seconds: float, blocks: int, *, found: bool) -> None:
+        """KV that came from a prefiller, or did not; one descriptor a block, as of one layer."""
+        if not found:
+            self.metrics.count("nixl_num_failed_transfers")
+            return
+        size = self._options.block_tokens * self._options.bytes_per_token
+        values = {
+            "nixl_xfer_time_seconds": seconds,
+            "nixl_post_time_seconds": 0.0,
+            "nixl_bytes_transferred": float(blocks * size),
+            "nixl_num_descriptors": float(blocks),
+        }
+        for name, value in values.items():
+            self.metrics.observe(name, value)
+
+    def kv_expired(self) -> None:
+        """Blocks that a prefiller held, and no decoder fetched."""
+        self.metrics.count("nixl_num_kv_expired_reqs")
 
     def failed(self) -> None:
         """Blocks that were promised had gone when they were to be loaded."""

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from kvpipe.process import UsageError, new_parser
-from kvsim.faults import FAULTS, FaultError, parse_fault
-from kvsim.options import NodeOptions, Pace, StoreOptions
+from kvsim.faults import FAULTS, FaultError, Owner, parse_fault
+from kvsim.options import NodeOptions, Pace, ProxyOptions, StoreOptions
 
 _DESCRIPTION = """\
-Imitates a vLLM server, or the Mooncake store behind several of them: same
-protocol, same metrics, a real prefix cache, and time made from tokens. What it
-answers is simulated, and says so. Prints one line of JSON when it is ready."""
+Imitates a vLLM server, its two halves and the proxy before them, or the
+Mooncake store behind several: same protocol, same metrics, a real prefix cache,
+and time made from tokens. What it answers is simulated, and says so. Prints one
+line of JSON when it is ready."""
 
 _EXAMPLES = """\
   kvsim --port 8301
   kvsim --port 8303 --role store
   kvsim --port 8301 --store http://127.0.0.1:8303
   kvsim --port 8301 --flat --ttft-ms 50 --itl-ms 10
+  kvsim --role proxy --prefiller URL --decoder URL
 """
 
 _NODE = NodeOptions()
@@ -55,6 +57,15 @@ _MEMORY: tuple[tuple[str, type, Any, str, str], ...] = (
     ("--watermark", float, _STORE.watermark, "R", "share above which keys are evicted [0.9]"),
     ("--eviction", float, _STORE.eviction, "R", "share that one eviction frees [0.05]"),
 )
+_HELD: tuple[tuple[str, type, Any, str, str], ...] = (
+    (
+        "--kv-hold-s",
+        float,
+        _NODE.kv_hold_s,
+        "S",
+        "that a prefiller keeps what nobody fetches [480]",
+    ),
+)
 _ABOVE_ZERO = (
     "block_tokens", "capacity_blocks", "max_model_len", "max_num_seqs", "max_num_batched_tokens",
     "prefill_tps", "bytes_per_token",
@@ -66,7 +77,7 @@ def _fault_help() -> str:
     for name, fault in FAULTS.items():
         shown = f"{name}={fault.argument}" if fault.argument else name
         default = f" [{fault.default}]" if fault.default else ""
-        role = " (of a store)" if fault.store else ""
+        role = "" if fault.owner == "node" else f" (of a {fault.owner})"
         lines.append(f"  {shown}{default}{role}\n      {fault.what}")
     return "\n".join(lines)
 
@@ -78,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--port", type=int, default=0, metavar="P", help="0, the default, is a free one")
     add("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
-    add("--role", choices=("node", "store"), default="node", help="what it plays [node]")
+    add("--role", choices=("node", "prefill", "decode", "proxy", "store"), default="node",
+        help="what it plays [node]")  # fmt: skip
     add(
         "--fault",
         action="append",
@@ -105,11 +117,25 @@ def parser() -> argparse.ArgumentParser:
         (node, _COUNTS),
         (made.add_argument_group("its pace"), _TIMES),
         (made.add_argument_group("a store"), _MEMORY),
+        (_pd_group(made), _HELD),
     )
     for group, table in groups:
         for flag, kind, default, metavar, text in table:
             group.add_argument(flag, type=kind, default=default, metavar=metavar, help=text)
     return made
+
+
+def _pd_group(made: argparse.ArgumentParser) -> Any:
+    group = made.add_argument_group("a prefiller, a decoder and the proxy before them")
+    add = group.add_argument
+    add("--prefiller", action="append", default=[], metavar="URL",
+        help="of a proxy; repeatable, taken in turn")  # fmt: skip
+    add("--decoder", action="append", default=[], metavar="URL",
+        help="of a proxy; repeatable, taken in turn")  # fmt: skip
+    add("--flow", choices=("vllm", "lmcache"), default="vllm",
+        help="who sends token 1: the decoder, after the transfer, or the prefiller, before it"
+        " [vllm]")  # fmt: skip
+    return group
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -122,8 +148,15 @@ def check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{flag}: must not be negative, got {value}")
     if arguments.capacity_blocks == 1:
         raise UsageError("--capacity-blocks: must be at least 2, since one block is never used")
-    if arguments.role == "store" and arguments.store:
-        raise UsageError("--store: a store has no store behind it")
+    if arguments.role in ("store", "decode", "proxy") and arguments.store:
+        raise UsageError(f"--store: a {arguments.role} has no store behind it")
+    if arguments.flat and arguments.role != "node":
+        raise UsageError(f"--flat: a {arguments.role} has times of its own")
+    behind = arguments.prefiller and arguments.decoder
+    if arguments.role == "proxy" and not behind:
+        raise UsageError("--role proxy: needs --prefiller URL and --decoder URL")
+    if arguments.role != "proxy" and (arguments.prefiller or arguments.decoder):
+        raise UsageError("--prefiller, --decoder: of a proxy (--role proxy)")
     faults(arguments)
 
 
@@ -136,9 +169,10 @@ def _version(text: str) -> tuple[int, ...]:
 
 def faults(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Raises UsageError."""
+    owner: Owner = arguments.role if arguments.role in ("store", "proxy") else "node"
     for text in arguments.fault:
         try:
-            parse_fault(text, store=arguments.role == "store")
+            parse_fault(text, owner=owner)
         except FaultError as error:
             raise UsageError(f"--{error}") from error
     return tuple(arguments.fault)
@@ -200,6 +234,9 @@ def node_options(arguments: argparse.Namespace) -> NodeOptions:
         itl_s=arguments.itl_ms / 1e3,
         truth=arguments.truth,
         faults=faults(arguments),
+        role=arguments.role,
+        flow=arguments.flow,
+        kv_hold_s=arguments.kv_hold_s,
     )
 
 
@@ -210,3 +247,19 @@ def store_options(arguments: argparse.Namespace) -> StoreOptions:
         watermark=arguments.watermark,
         eviction=arguments.eviction,
     )
+
+
+def proxy_options(arguments: argparse.Namespace, address: str) -> ProxyOptions:
+    return ProxyOptions(
+        prefillers=tuple(map(_bare, arguments.prefiller)),
+        decoders=tuple(map(_bare, arguments.decoder)),
+        flow=arguments.flow,
+        address=address,
+        truth=arguments.truth,
+    )
+
+
+def _bare(url: str) -> str:
+    """Without /v1, with the scheme."""
+    bare = url.rstrip("/").removesuffix("/v1").rstrip("/")
+    return bare if bare.startswith("http") else f"http://{bare}"

@@ -24,7 +24,7 @@ def run(argv: Sequence[str] | None) -> int:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     from kvsim.launch import bind, serve  # after --help, which needs no server
 
-    make = _store_service if arguments.role == "store" else _node_service
+    make = {"store": _store_service, "proxy": _proxy_service}.get(arguments.role, _node_service)
     with bind(arguments.host, arguments.port) as listener:
         service = make(arguments, listener)
         served = serve(
@@ -53,9 +53,20 @@ def _store_service(arguments: argparse.Namespace, listener: "socket.socket") -> 
     from kvsim.store import Store
     from kvsim.store_api import StoreApi
 
-    faults = FaultSet(args.faults(arguments), store=True)
+    faults = FaultSet(args.faults(arguments), owner="store")
     api = StoreApi(Store(args.store_options(arguments)), faults)
     return Service(entry=api.entry, start=api.start, stop=api.stop)
+
+
+def _proxy_service(arguments: argparse.Namespace, listener: "socket.socket") -> "Service":
+    from kvsim.faults import FaultSet
+    from kvsim.launch import Service
+    from kvsim.proxy import Proxy
+
+    host, port = listener.getsockname()[:2]
+    faults = FaultSet(args.faults(arguments), owner="proxy")
+    proxy = Proxy(args.proxy_options(arguments, f"{host}:{port}"), faults)
+    return Service(entry=proxy.entry, start=proxy.start, stop=proxy.stop)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

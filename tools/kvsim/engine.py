@@ -20,6 +20,8 @@ from kvsim.node_metrics import State
 from kvsim.options import NodeOptions
 from kvsim.pacing import Pacer
 from kvsim.prompt import Ask
+from kvsim.receiver import Receiver
+from kvsim.sender import Sender
 from kvsim.sequence import Job, Output, Sequence
 from kvsim.store_client import StoreClient
 from kvsim.transfers import Transfers
@@ -53,6 +55,7 @@ class Engine:
         faults: FaultSet,
         accounting: Accounting,
         client: StoreClient | None = None,
+        address: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
@@ -63,7 +66,15 @@ class Engine:
         self._pacer = Pacer(options.pace, faults, self._random)
         self.pool = BlockPool(options.blocks)
         self._holdings = Holdings(self.pool, options.block_tokens, faults, self._random)
-        self._transfers = Transfers(client, self.pool, self._pacer, faults) if client else None
+        self._transfers: Transfers | Receiver | None = None
+        if client:
+            self._transfers = Transfers(client, self.pool, self._pacer, faults)
+        self.receiver: Receiver | None = None
+        if options.role == "decode":
+            self._transfers = self.receiver = Receiver(options, self._pacer, accounting)
+        self.sender: Sender | None = None
+        if options.role == "prefill":
+            self.sender = Sender(options, self.pool, self._pacer, accounting, address)
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
         self._loading: set[Sequence] = set()
@@ -156,6 +167,8 @@ class Engine:
     async def close(self) -> None:
         if self._transfers:
             await self._transfers.close()
+        if self.sender:
+            await self.sender.close()
 
     async def _rest(self) -> None:
         """Until something arrives; but when something waits for room, look again soon."""
@@ -225,7 +238,7 @@ class Engine:
             return 0
         local = self._holdings.local(sequence)
         if sequence.reach is None or local < sequence.reach[0]:
-            found = await self._transfers.lookup(sequence.findable()[local:])
+            found = await self._transfers.lookup(sequence, sequence.findable()[local:])
             sequence.reach = (local, local + found)
         return max(0, sequence.reach[1] - self._holdings.local(sequence))
 
@@ -237,7 +250,10 @@ class Engine:
         local = len(found.local)
         if not sequence.admitted:
             size = self._options.block_tokens
-            self._admitted(sequence, (local + found.hidden) * size, found.remote * size)
+            remote = found.remote * size
+            if found.remote and sequence.given:
+                remote = sequence.given - local * size
+            self._admitted(sequence, (local + found.hidden) * size, remote)
         if found.remote:
             self._load(sequence, sequence.findable()[local : local + found.remote])
         return True
@@ -249,13 +265,15 @@ class Engine:
             sequence.cached_local, sequence.cached_remote = 0, sequence.prompt_len - 1
         if self._faults.on("extra_tokens") and local + remote:
             sequence.limit = max(1, sequence.limit - 1)
-        self._books.admitted(sequence, self._transfers is not None)
+        asked = self._transfers is not None or self._options.nixl
+        self._books.admitted(sequence, asked)
 
     def _load(self, sequence: Sequence, names: list[bytes]) -> None:
         if self._transfers is None:
             raise AssertionError("a load without a store")
         sequence.loading = True
-        sequence.scheduled_s = self._clock()
+        if not self.receiver:  # vLLM schedules a request when its KV has come over the link
+            sequence.scheduled_s = self._clock()
         self._waiting.remove(sequence)
         self._loading.add(sequence)
         self._transfers.load(sequence, names, self._options.block_tokens, self._loaded)
@@ -320,6 +338,8 @@ class Engine:
         self._books.token(sequence, now)
         sequence.last_s = now
         if output.finish:
+            if self.sender:
+                self.sender.finished(sequence)
             self._drop(sequence)
             self._books.finished(sequence, output.finish, now)
         return output

@@ -1,6 +1,10 @@
 """What can be made to go wrong, in one table, and what is switched on now."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Owner = Literal["node", "store", "proxy"]
+"""Whose fault it is; prefillers and decoders are nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +15,7 @@ class Fault:
     argument: str = ""
     """How ``=ARG`` is spelt; empty: there is none."""
     default: str = ""
-    store: bool = False
-    """True: of a store, else of a node."""
+    owner: Owner = "node"
 
 
 FAULTS: dict[str, Fault] = {
@@ -28,7 +31,12 @@ FAULTS: dict[str, Fault] = {
     # resets
     "reset_lies": Fault("resets say success and clear nothing"),
     "reset_busy": Fault("the next N resets say success: false", "N", "1"),
-    "store_reset_ignored": Fault("remove_all says success and keeps every key", store=True),
+    "store_reset_ignored": Fault("remove_all says success and keeps every key", owner="store"),
+    # the proxy before a prefiller and a decoder
+    "hide_cached": Fault(
+        "the decoder is not told what the prefiller had cached: it reports transfers as hits",
+        owner="proxy",
+    ),
     # the shape of the stream
     "usage_in_last_content_chunk": Fault("usage comes with the last token, not after it"),
     "role_only_early": Fault("the role chunk is sent at admission"),
@@ -69,12 +77,12 @@ class FaultError(ValueError):
     """An unknown fault, or an argument that makes no sense."""
 
 
-def parse_fault(text: str, *, store: bool) -> tuple[str, str]:
+def parse_fault(text: str, *, owner: Owner) -> tuple[str, str]:
     """``NAME[=ARG]`` as a pair, the default argument filled in."""
     name, _, argument = text.partition("=")
     fault = FAULTS.get(name)
-    if fault is None or fault.store != store:
-        known = ", ".join(key for key, value in FAULTS.items() if value.store == store)
+    if fault is None or fault.owner != owner:
+        known = ", ".join(key for key, value in FAULTS.items() if value.owner == owner)
         raise FaultError(f"fault {name!r}: no such fault; known: {known}")
     if argument and not fault.argument:
         raise FaultError(f"fault {name!r}: takes no argument, got {argument!r}")
@@ -92,8 +100,8 @@ def parse_fault(text: str, *, store: bool) -> tuple[str, str]:
 class FaultSet:
     """The faults that are on, and how often each was asked."""
 
-    def __init__(self, texts: tuple[str, ...] = (), *, store: bool = False) -> None:
-        self._store = store
+    def __init__(self, texts: tuple[str, ...] = (), *, owner: Owner = "node") -> None:
+        self._owner: Owner = owner
         self._on: dict[str, str] = {}
         self._seen: dict[str, int] = {}
         for text in texts:
@@ -101,7 +109,7 @@ class FaultSet:
 
     def switch_on(self, text: str) -> None:
         """Raises FaultError."""
-        name, argument = parse_fault(text, store=self._store)
+        name, argument = parse_fault(text, owner=self._owner)
         self._on[name] = argument
         self._seen.pop(name, None)
 

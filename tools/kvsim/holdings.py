@@ -45,7 +45,8 @@ class Holdings:
         hidden = 0
         if not sequence.admitted:
             hidden = max(0, self._shadow.blocks(sequence.tokens) - len(local))
-        return Found(local, hidden, 0 if hidden else min(remote, len(names) - len(local)))
+        most = -(-sequence.given // self._size) or len(names)
+        return Found(local, hidden, 0 if hidden else min(remote, most - len(local)))
 
     def take(self, sequence: Sequence, found: Found, budget: int) -> bool:
         """Holds what was found, if there is room for the next chunk or for the load as well."""
@@ -75,9 +76,12 @@ class Holdings:
         return True
 
     def loaded(self, sequence: Sequence) -> None:
-        """All blocks that it holds have come out of the store."""
-        self._name(sequence, len(sequence.blocks))
-        sequence.computed = len(sequence.blocks) * self._size
+        """All blocks that it holds have come out of the store, or from a prefiller: then the
+        last one may be begun only, and the last token is computed all the same."""
+        whole = sequence.given // self._size or len(sequence.blocks)
+        self._name(sequence, whole)
+        sequence.computed = min(sequence.given or whole * self._size, len(sequence.tokens) - 1)
+        sequence.given = 0
 
     def let_go(self, sequence: Sequence) -> None:
         """It begins anew; a step under way no longer counts for it."""

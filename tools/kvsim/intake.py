@@ -167,6 +167,15 @@ def _max_tokens(fields: Body, chat: bool, prompt: int, longest: int) -> int:
     return int(asked)
 
 
+def _kv_params(body: Body) -> Body:
+    """Raises Refused."""
+    told = body.get("kv_transfer_params")
+    if told is not None and not isinstance(told, dict):
+        text = "Input should be a valid dictionary"
+        raise invalid([problem("dict_type", "body.kv_transfer_params", text, told)])
+    return told or {}
+
+
 def _logprobs(fields: Body, chat: bool) -> int | None:
     if chat:
         return fields.get("top_logprobs", 0) if fields.get("logprobs") else None
@@ -213,4 +222,5 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
         continuous_usage=usage and bool(extras.get("continuous_usage_stats")),
         logprobs=_logprobs(fields, chat),
         return_token_ids=bool(fields.get("return_token_ids")),
+        kv=_kv_params(body),
     )

@@ -44,7 +44,7 @@ class Node:
         self.faults = FaultSet(options.faults)
         self.books = Accounting(options)
         self.client = StoreClient(options, self.books, client_segment) if options.store else None
-        self.engine = Engine(options, self.faults, self.books, self.client)
+        self.engine = Engine(options, self.faults, self.books, self.client, client_segment)
         self.flat = Flat(options, self.books) if options.flat else None
         self.truth = TruthLog(options.truth)
         self._random = Random(options.seed)
@@ -80,6 +80,10 @@ class Node:
                 "GET": self._fault_get, "POST": self._fault_on, "DELETE": self._fault_off,
             },
         }  # fmt: skip
+        if self.engine.sender is not None:
+            routes["/kvsim/fetched"] = {"POST": self._fetched}
+        if self.engine.receiver is not None:
+            routes["/kvsim/receive"] = {"POST": self._receive}
         if self.options.dev_mode:
             routes["/reset_prefix_cache"] = {"POST": self._reset_prefix_cache}
             routes["/reset_mm_cache"] = {"POST": self._reset_nothing}
@@ -181,6 +185,7 @@ class Node:
         trace.end_ns = time.perf_counter_ns()
         trace.cached_local = job.cached_local
         trace.cached_remote = job.cached_remote
+        trace.transfer_s = job.transfer_s
         trace.prompt_tokens = job.ask.prompt_tokens
         trace.output_tokens = job.generated
         self.truth.add(trace)
@@ -223,6 +228,20 @@ class Node:
         return empty_answer()
 
     # Of kvsim itself
+
+    async def _fetched(self, request: web.Request) -> web.Response:
+        """A decoder has read the blocks that a prefiller held for it."""
+        body = await request.json()
+        sender = self.engine.sender
+        found = sender is not None and sender.fetched(str(body.get("request_id")))
+        return empty_answer(200 if found else 404)
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        """A prefiller pushes the blocks of a prompt."""
+        body = await request.json()
+        if self.engine.receiver is not None:
+            self.engine.receiver.received(map(bytes.fromhex, body["names"]))
+        return empty_answer()
 
     async def _truth(self, request: web.Request) -> web.Response:
         return text_answer(self.truth.lines().decode(), "application/jsonl")

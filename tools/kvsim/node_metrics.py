@@ -79,6 +79,24 @@ _HISTOGRAMS = {
     "request_prefill_kv_computed_tokens": ("Prompt tokens computed, not cached.", _TOKENS),
 }  # fmt: skip
 
+_NIXL_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 5.0)
+NIXL_HISTOGRAMS = {
+    "nixl_xfer_time_seconds": ("Transfers from prefiller to decoder.", _NIXL_S),
+    "nixl_post_time_seconds": ("Posting a transfer; not simulated.", (0.001, *_NIXL_S)),
+    "nixl_bytes_transferred": ("Bytes of a transfer.", tuple(2.0**at for at in range(11, 35, 2))),
+    "nixl_num_descriptors": (
+        "Descriptors of a transfer.",
+        (10.0, 20.0, 30.0, 50.0, 75.0, 100.0, 200.0, 400.0, 1e3, 2e3, 4e3, 1e4, 2e4, 5e4),
+    ),
+}
+NIXL_COUNTERS = {
+    "nixl_num_failed_transfers": "Transfers that failed.",
+    "nixl_num_failed_notifications": "Notifications that failed.",
+    "nixl_num_kv_expired_reqs": "Requests whose blocks no decoder fetched in time.",
+    "nixl_num_notifications_after_expiry": "Notifications that came too late.",
+}
+"""Names and buckets of vLLM 0.32.0's NixlConnector, on both sides of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
@@ -105,16 +123,17 @@ class NodeMetrics:
         old = options.vllm_version < (0, 16)
         self._counters = {
             name: registry.counter("vllm:" + name, text)
-            for name, text in _COUNTERS.items()
+            for name, text in (_COUNTERS | (NIXL_COUNTERS if options.nixl else {})).items()
             if not (old and name in ("prompt_tokens_cached", "prompt_tokens_by_source"))
             and not (options.vllm_version < (0, 28) and name == "prompt_tokens_cached_by_source")
         }
         rejections = registry.counter("vllm:admission_rejections", "Requests refused by a limit.")
         for reason in ("max_num_queued_reqs", "max_num_queued_tokens"):
             rejections.at({"model_name": options.model, "reason": reason})
+        histograms = _HISTOGRAMS | (NIXL_HISTOGRAMS if options.nixl else {})
         self._histograms: dict[str, Family[HistogramSeries]] = {
             name: registry.histogram("vllm:" + name, text, bounds)
-            for name, (text, bounds) in _HISTOGRAMS.items()
+            for name, (text, bounds) in histograms.items()
         }
         _declare_config(registry, options, self._labels)
         self._declare_http(registry)

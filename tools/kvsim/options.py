@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Role = Literal["node", "prefill", "decode"]
+"""Of a node: alone, or one half of a disaggregated pair."""
+Flow = Literal["vllm", "lmcache"]
+"""Who sends token 1: the decoder, after the transfer; or the prefiller, before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +22,7 @@ class Pace:
     attention_s_per_pair: float = 0.0
     """Seconds per (new token, token before it): the quadratic part of prefill."""
     load_latency_s: float = 0.005
+    """Of a load out of the store, or of a transfer from prefiller to decoder."""
     load_s_per_block: float | None = None
     """None: 7 microseconds a token."""
     save_delay_s: float = 0.1
@@ -63,6 +70,15 @@ class NodeOptions:
     truth: Path | None = None
     faults: tuple[str, ...] = ()
     verbose: bool = False
+    role: Role = "node"
+    flow: Flow = "vllm"
+    kv_hold_s: float = 480.0
+    """How long a prefiller keeps blocks that no decoder fetches."""
+
+    @property
+    def nixl(self) -> bool:
+        """Whether it transfers as vLLM's NixlConnector does, and counts so."""
+        return self.role != "node" and self.flow == "vllm"
 
     @property
     def blocks(self) -> int:
@@ -89,4 +105,17 @@ class StoreOptions:
     eviction: float = 0.05
     """The share of the capacity that one eviction frees."""
     faults: tuple[str, ...] = ()
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyOptions:
+    """A proxy before prefillers and decoders, which it takes in turn."""
+
+    prefillers: tuple[str, ...]
+    decoders: tuple[str, ...]
+    flow: Flow = "vllm"
+    address: str = ""
+    """Its own host:port, where prefillers tell that KV has arrived (flow lmcache)."""
+    truth: Path | None = None
     verbose: bool = False

@@ -1,6 +1,8 @@
 """A request as the engine sees it: tokens and how to go on from them. No HTTP."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Ask:
     logprobs: int | None = None
     """How many alternatives beside each token; None: no logprobs."""
     return_token_ids: bool = False
+    kv: Mapping[str, Any] = field(default_factory=dict)
+    """`kv_transfer_params`, by which a proxy tells who computes and who loads."""
 
     @property
     def prompt_tokens(self) -> int:

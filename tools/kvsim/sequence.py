@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 from kvsim.answers import answer_seed, token_at
 from kvsim.cache import ROOT, Block, chain, chain_all
@@ -30,6 +31,10 @@ class Job:
     arrived_s: float
     outputs: asyncio.Queue[list[Output]] = field(default_factory=asyncio.Queue)
     sequences: list["Sequence"] = field(default_factory=list)
+    handoff: dict[str, Any] | None = None
+    """What a prefiller's answer tells the decoder: `kv_transfer_params`."""
+    transfer_s: float | None = None
+    """How long a decoder waited for the KV of the prompt."""
 
     @property
     def unfinished(self) -> int:
@@ -44,6 +49,15 @@ class Job:
     def cached_remote(self) -> int:
         """Prompt tokens loaded out of the store, first choice of each prompt."""
         return sum(s.cached_remote for s in self.sequences if s.leads)
+
+    @property
+    def cached_told(self) -> int:
+        """What usage says. A decoder reports what the prefiller had cached if that is handed
+        on; else what was transferred, for it looks like a hit there."""
+        told = self.ask.kv.get("remote_prefill_cached_tokens")
+        if self.cached_remote and isinstance(told, int):
+            return told
+        return self.cached_local + self.cached_remote
 
     @property
     def created(self) -> int:
@@ -78,6 +92,8 @@ class Sequence:
         self.cached_remote = 0
         self.reach: tuple[int, int] | None = None
         """When the store was asked: blocks in the cache, and those and the store's together."""
+        self.given = 0
+        """Prompt tokens whose KV a prefiller holds ready for it."""
         self.admitted = False
         self.loading = False
         self.prefilled = False

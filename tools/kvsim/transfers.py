@@ -24,7 +24,7 @@ class Transfers:
         self._saves: set[asyncio.Task[None]] = set()
         self._loads: set[asyncio.Task[None]] = set()
 
-    async def lookup(self, names: list[bytes]) -> int:
+    async def lookup(self, sequence: Sequence, names: list[bytes]) -> int:
         """How many of these blocks, from the first, the store has."""
         if not names:
             return 0

@@ -31,6 +31,10 @@ class Trace(msgspec.Struct, kw_only=True):
     status: int | None = None
     cached_local: int | None = None
     cached_remote: int | None = None
+    transfer_s: float | None = None
+    """A decoder waited so long for the KV of the prompt."""
+    prefilled_ns: int | None = None
+    """Of a proxy: the prefiller had answered."""
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     complete: bool = False

@@ -59,7 +59,7 @@ class UsageTeller:
     def details(self, job: Job, *, stream: bool) -> Json | None:
         """``prompt_tokens_details``; None where this server does not tell (below 0.25 a true
         zero is not told either)."""
-        cached = job.cached_local + job.cached_remote
+        cached = job.cached_told
         old = self._options.vllm_version < (0, 25)
         if not self._options.prompt_tokens_details or self._null or (old and not cached):
             return None
@@ -234,4 +234,9 @@ def whole_answer(
         ids = list(ask.prompts[0]) if ask.return_token_ids else None
         head |= {"prompt_logprobs": None, "prompt_token_ids": ids, "prompt_text": None}
     metrics = timings(job, stream=False) if options.per_request_metrics else None
-    return {**head, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": metrics}
+    return {
+        **head,
+        "kv_transfer_params": job.handoff,
+        "ec_transfer_params": None,
+        "metrics": metrics,
+    }
