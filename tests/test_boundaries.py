@@ -19,11 +19,11 @@ PACKAGES = [name for name in SHIPPED if "." not in name]  # what is inside one i
 GRANTED: dict[str, set[str]] = {
     "aiohttp": {"kvengine", "kvsim"},
     "jsonschema": {"kvschemas", "kvstats"},
-    "matplotlib": {"kvreport"},
+    "matplotlib": {"kvplan", "kvreport"},
     "msgspec": set(PACKAGES),
-    "numpy": {"kvprompt", "kvstats", "kvreport"},
+    "numpy": {"kvplan", "kvprompt", "kvstats", "kvreport"},
     "scipy": {"kvpipe", "kvreport"},
-    "tabulate": {"kvstats", "kvreport"},
+    "tabulate": {"kvplan", "kvstats", "kvreport"},
     "yaml": {"kvschemas", "kvload", "kvclear", "kvmatrix"},
 }
 # Libraries, and the libraries that each may stand on. A tool may stand on all of them.

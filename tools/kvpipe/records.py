@@ -1005,6 +1005,137 @@ class Outcome(Record, frozen=True, kw_only=True, tag_field="record", tag="outcom
     ] = 0.0
 
 
+class Spread(Record, frozen=True, kw_only=True):
+    """A distribution; all null where `n` is 0."""
+
+    n: Annotated[int, Meta(ge=0, description="How many values there are.")]
+    mean: Annotated[float | None, Meta(description="Their mean.")] = None
+    p50: Annotated[float | None, Meta(description="Half are at most this.")] = None
+    p90: Annotated[float | None, Meta(description="Nine in ten are at most this.")] = None
+    p99: Annotated[float | None, Meta(description="99 in a hundred are at most this.")] = None
+    max: Annotated[float | None, Meta(description="The largest.")] = None
+
+
+class KvBytes(Record, frozen=True, kw_only=True):
+    """How much KV a token is."""
+
+    name: Annotated[str, Meta(description="Model and element type, or the number as given.")]
+    bytes_per_token: Annotated[
+        int, Meta(ge=1, description="Bytes over all layers and tensor-parallel ranks.")
+    ]
+    source: Annotated[str, Meta(description="Where the number comes from.")]
+
+
+class HitsAt(Record, frozen=True, kw_only=True):
+    """What an LRU cache of one capacity would give."""
+
+    name: Annotated[
+        str | None, Meta(description="Capacity as somebody named it; null: a point of the curve.")
+    ] = None
+    capacity_tokens: Annotated[
+        int | None, Meta(description="Room in whole blocks, in tokens; null: no limit.")
+    ]
+    capacity_bytes: Annotated[
+        int | None, Meta(description="The same in bytes; null where no KV size was named.")
+    ] = None
+    hit_tokens: Annotated[int, Meta(ge=0, description="Prompt tokens found, in whole blocks.")]
+    hit_ratio: Annotated[float, Meta(ge=0, le=1, description="Those by all prompt tokens.")]
+    mean_request_hit_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="Mean over requests of found by prompt tokens.")
+    ]
+
+
+class BlockSize(Record, frozen=True, kw_only=True):
+    """The workload in whole blocks of one size, as an engine reuses them: the block that holds a
+    prompt's last token is never found, because that token is always computed."""
+
+    block_tokens: Annotated[int, Meta(ge=1, description="Tokens of a block.")]
+    cut: Annotated[
+        Literal["given", "coarser", "finer", "across"],
+        Meta(
+            description="Against the blocks as given: those; several in one; parts of one; "
+            "`across`: neither divides the other."
+        ),
+    ]
+    blocks: Annotated[int, Meta(ge=0, description="Whole blocks of all prompts.")]
+    unique_blocks: Annotated[
+        int, Meta(ge=0, description="Distinct ones: what a cache without a limit holds.")
+    ]
+    ideal: Annotated[HitsAt, Meta(description="Without a limit.")]
+    enough_tokens: Annotated[
+        int, Meta(ge=0, description="The least room that gives as much; 0 where nothing hits.")
+    ]
+    curve: Annotated[
+        list[HitsAt], Meta(description="By capacity, two to the octave, up to what is enough.")
+    ]
+    named: Annotated[
+        list[HitsAt], Meta(description="At each capacity that was asked for, in that order.")
+    ] = []
+
+
+class Analysis(Record, frozen=True, kw_only=True, tag_field="record", tag="analysis"):
+    """What a workload could gain from a cache, computed before anything is sent."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    scenario: Annotated[str, Meta(description="Name of the scenario, or of the trace.")]
+    source: Annotated[
+        str, Meta(description="Where the requests came from: scenario, trace, prompts, a path.")
+    ] = "scenario"
+    plan_sha256: Annotated[
+        str | None, Meta(description="Hash of the plan; null where no plan was made.")
+    ] = None
+    requests: Annotated[int, Meta(ge=0, description="Requests, sentinels apart.")]
+    sentinels: Annotated[
+        int, Meta(ge=0, description="Sentinels: they take room and are in no figure.")
+    ] = 0
+    prompt_tokens: Annotated[int, Meta(ge=0, description="Of all prompts.")]
+    output_tokens: Annotated[int, Meta(ge=0, description="Of all answers, as asked for.")]
+    span_s: Annotated[
+        float | None, Meta(description="First to last arrival; null where nothing is timed.")
+    ] = None
+    given_block_tokens: Annotated[
+        int, Meta(ge=1, description="Tokens of a block in the figures up to `reuse_s`.")
+    ]
+    blocks: Annotated[
+        int, Meta(ge=0, description="Blocks of all prompts, partial last ones included.")
+    ]
+    unique_blocks: Annotated[int, Meta(ge=0, description="Distinct ones.")]
+    block_hit_ratio: Annotated[
+        float | None,
+        Meta(description="Blocks that an earlier prompt had, by blocks; null without requests."),
+    ]
+    token_hit_ratio: Annotated[
+        float | None, Meta(description="Their tokens, by all tokens; null without requests.")
+    ]
+    mean_request_hit_ratio: Annotated[
+        float | None,
+        Meta(description="Mean over requests of their tokens by the prompt's; null without any."),
+    ]
+    working_set_tokens: Annotated[
+        int, Meta(ge=0, description="Tokens of the distinct prefixes: all that could be kept.")
+    ]
+    working_set_bytes: Annotated[
+        int | None, Meta(description="The same in bytes; null where no KV size was named.")
+    ] = None
+    kv: Annotated[KvBytes | None, Meta(description="KV size that bytes stand on.")] = None
+    reuse_blocks: Annotated[
+        Spread, Meta(description="Per whole block found again: distinct others used since.")
+    ]
+    reuse_s: Annotated[
+        Spread | None, Meta(description="The same in seconds; null where nothing is timed.")
+    ] = None
+    order: Annotated[
+        Literal["tail-first", "head-first"],
+        Meta(description="Which end of a prompt the LRU cache gives up first."),
+    ] = "tail-first"
+    sizes: Annotated[list[BlockSize], Meta(description="One entry a block size.")]
+    note: Annotated[
+        str | None, Meta(description="What a reader must know of it; null if nothing.")
+    ] = None
+
+
 StreamRecord = Run | Request | ServerMetrics | End
 PlanRecord = Plan | Planned
 AnyRecord = (
@@ -1020,4 +1151,5 @@ AnyRecord = (
     | Capacity
     | Calibration
     | Outcome
+    | Analysis
 )
