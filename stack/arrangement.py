@@ -61,6 +61,8 @@ class Sizes:
     """Memory of one node: its own KV cache, and what it lends to the store."""
 
     kv_cache_gib: int = 1
+    kv_cache_blocks: int | None = None
+    """Blocks of that cache that are used; None: all."""
     segment_mib: int = 256
 
 
@@ -260,11 +262,19 @@ def node(
             *("--max-model-len", str(MAX_CONTEXT_TOKENS), "--max-num-seqs", "8"),
             *("--enforce-eager", "--dtype", "bfloat16"),
             *("--enable-prefix-caching", "--enable-prompt-tokens-details"),
+            *few_blocks(sizes),
             *connector_flags,
         ),
         environment=node_environment(core, folders, sizes),
         health_url=f"http://{HOST}:{port}/health",
     )
+
+
+def few_blocks(sizes: Sizes) -> tuple[str, ...]:
+    """A cache smaller than the least that memory can be given in: whole GiB."""
+    if sizes.kv_cache_blocks is None:
+        return ()
+    return ("--num-gpu-blocks-override", str(sizes.kv_cache_blocks))
 
 
 def node_environment(core: int, folders: Folders, sizes: Sizes) -> dict[str, str]:

@@ -206,7 +206,11 @@ def session(options: argparse.Namespace, folders: Folders) -> Outcome:
     """Up, the work, down."""
     watch = Watch(watch_stdin=options.verb == "up")
     claims = Claims()  # this process holds the ports as long as it lives
-    sizes = Sizes(kv_cache_gib=options.kv_cache, segment_mib=options.segment)
+    sizes = Sizes(
+        kv_cache_gib=options.kv_cache,
+        kv_cache_blocks=options.kv_blocks,
+        segment_mib=options.segment,
+    )
     group = Group()
     try:
         plan = arrange(
@@ -259,6 +263,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sub.add_argument(
             "--kv-cache", type=int, default=1, metavar="GIB", help="KV cache of a node (default 1)"
         )
+        sub.add_argument(
+            "--kv-blocks", type=int, metavar="N",
+            help="use no more blocks of it, of 128 tokens; the longest prompt takes 128",
+        )  # fmt: skip
         sub.add_argument(
             "--segment", type=int, default=256, metavar="MIB",
             help="what a node lends to the store, or adds to LMCache's L1 (default 256)",

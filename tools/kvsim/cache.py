@@ -1,10 +1,12 @@
 """The prefix cache: blocks of tokens named by a chain of hashes, kept until they are needed.
 
 As in vLLM's block pool: a block is full or it has no name; a named block that nobody uses stays
-findable until it is the oldest of the free ones and its place is wanted. No clock, no IO.
+findable until it is the oldest of the free ones and its place is wanted. A block without a name is
+given out again before any of those. No clock, no IO.
 """
 
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
@@ -45,7 +47,7 @@ class BlockPool:
             raise ValueError("a pool needs at least two blocks")
         self.capacity = capacity
         self.evicted = 0
-        self._free: dict[int, Block] = {n: Block(n) for n in range(1, capacity)}
+        self._free = OrderedDict((n, Block(n)) for n in range(1, capacity))
         self._named: dict[bytes, Block] = {}
 
     @property
@@ -97,11 +99,14 @@ class BlockPool:
             self._named[digest] = block
 
     def release(self, blocks: Sequence[Block]) -> None:
-        """Let go, the tail first: of one prompt the tail is evicted before the head."""
+        """Let go, the tail first: of one prompt the tail is evicted before the head, and what has
+        no name before everything (`free_blocks` of vLLM 0.32)."""
         for block in reversed(blocks):
             block.refs -= 1
             if block.refs == 0:
                 self._free[block.number] = block
+                if block.digest is None:
+                    self._free.move_to_end(block.number, last=False)
 
     def forget(self, blocks: Iterable[Block]) -> None:
         """Make blocks unfindable, as an eviction does."""
@@ -124,7 +129,7 @@ class BlockPool:
             self.evicted += 1
 
 
-def _first(numbers: dict[int, Block], count: int) -> list[int]:
+def _first(numbers: Iterable[int], count: int) -> list[int]:
     found: list[int] = []
     for number in numbers:
         if len(found) == count:

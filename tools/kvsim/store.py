@@ -151,7 +151,7 @@ class Store:
             return False
         names = sorted(self.segments)
         segment = names[crc32(key.encode()) % len(names)]
-        self.objects[key] = Object(size, segment)
+        self.objects[key] = Object(size, segment, lease_until_s=now)
         self.allocated += size
         self.sizes[size] += 1
         return True
