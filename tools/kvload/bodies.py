@@ -1,7 +1,8 @@
 """Request bodies, built before the clock starts: salts, nonces and sampling parameters.
 
 Equal work is asked for explicitly: temperature 0, a fixed number of output tokens by `max_tokens`,
-`min_tokens` and `ignore_eos` where the engine knows the last two.
+`min_tokens` and `ignore_eos` where the engine knows the last two. No `min_tokens` where prefill and
+decode are apart: a prefiller is asked for one token, and LMCache's proxy passes the rest on.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Dress:
     nonce: str
     run_id: str
     keep_output: bool
+    disaggregated: bool = False
 
 
 def prepare(plan: Sequence[Planned], dress: Dress) -> list[Prepared]:
@@ -77,7 +79,9 @@ def body_of(request: Planned, dress: Dress) -> dict[str, Any]:
         "stream_options": {"include_usage": True},
     }
     if dress.engine in FIXED_LENGTH_ENGINES:
-        body |= {"ignore_eos": True, "min_tokens": request.max_tokens}
+        body["ignore_eos"] = True
+        if not dress.disaggregated:
+            body["min_tokens"] = request.max_tokens
     return body | request.body | dress.extra
 
 

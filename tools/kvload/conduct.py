@@ -254,6 +254,7 @@ class Conductor:
             nonce=run_id,
             run_id=run_id,
             keep_output=experiment.keep_output,
+            disaggregated=experiment.disaggregated,
         )
 
     def _turn(
@@ -410,9 +411,12 @@ class Conductor:
         """Serially, the endpoint's counters tell the tier of every single request."""
         if self._experiment.arrival.kind != "serial":
             return None
-        for watched in self._site.watched(node.endpoint_url):
-            if watched.role == "node":
-                serial = SerialWatch(watched)
+        watched = self._site.watched(node.endpoint_url)
+        # A prefiller looks prompts up in its cache; to a decoder every transfer is a hit.
+        for role in ("node", "prefill"):
+            own = [one for one in watched if one.role == role]
+            if own and (role == "node" or len(own) == 1):
+                serial = SerialWatch(own[0])
                 await serial.begin()
                 return serial.observe
         return None

@@ -35,6 +35,7 @@ class ScenarioConfig:
     metrics_urls: list[str]
     engines: list[str]
     salt: str | None
+    pd_flow: str | None
     raw: dict[str, Any] = field(repr=False)
 
 
@@ -82,6 +83,7 @@ def _scenario(
         metrics_urls=list(value.get("metrics_urls", [])),
         engines=engines,
         salt=isolation.get("salt"),
+        pd_flow=value.get("pd_flow"),
         raw=value,
     )
 

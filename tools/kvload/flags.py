@@ -122,6 +122,9 @@ def _control_flags(group: argparse._ArgumentGroup) -> None:
         " endpoint")  # fmt: skip
     add("--metrics-url", action="append", default=[], metavar="[ROLE=]URL", help="further"
         " /metrics to read; roles: prefill decode node store proxy other")  # fmt: skip
+    add("--pd-flow", choices=("vllm", "lmcache"), help="who sends token 1 behind a proxy with"
+        " prefillers and decoders, where the servers do not tell: the decoder, after the transfer"
+        " (vllm), or the prefiller, before it (lmcache)")  # fmt: skip
     add("--block-tokens", type=count, metavar="N", help="the engine's block size, if it is silent")
     add("--warmup", type=whole, metavar="N", help="warm-up passes at most (default: 3; 0: none)")
     add("--max-failures", type=whole, default=0, metavar="N", help="failed requests that still"

@@ -115,6 +115,7 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
             metrics_url_of(text)
             for text in [*args.metrics_url, *(config.metrics_urls if config else [])]
         ),
+        pd_flow=_first(args.pd_flow, config.pd_flow if config else None, None),
         block_tokens=_first(args.block_tokens, config.block_tokens if config else None, None),
         chunk_tokens=config.chunk_tokens if config else None,
         arrival=arrival,
@@ -142,6 +143,8 @@ def _with_config(
         if key not in secret and value not in (None, [], False)
     }
     used["url"] = {str(number): redact(url) for number, url in experiment.endpoints.items()}
+    if experiment.pd_flow is not None:
+        used["pd_flow"] = experiment.pd_flow
     if config is not None:
         used["file"] = config.raw
     return dataclasses.replace(experiment, config=used)

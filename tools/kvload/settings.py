@@ -9,6 +9,7 @@ from kvpipe.process import UsageError
 from kvpipe.records import Arm, Arrival, Calibration, Cleared, Role, Tier, Until
 
 Api = Literal["chat", "completions"]
+PdFlow = Literal["vllm", "lmcache"]
 Rounds = dict[int, str]
 
 
@@ -58,6 +59,8 @@ class Experiment:
     calibration: Calibration | None = None
     engines: tuple[tuple[str, str], ...]
     metrics_urls: tuple[tuple[Role, str], ...]
+    pd_flow: PdFlow | None = None
+    """Who sends token 1 behind a proxy, as asked for."""
     block_tokens: int | None
     chunk_tokens: int | None
     arrival: Arrival
@@ -69,6 +72,12 @@ class Experiment:
     experiment_id: str
     seed: int
     config: dict[str, Any]
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether prefill and decode are known to run on servers of their own."""
+        roles = {role for role, _ in self.metrics_urls}
+        return self.pd_flow is not None or not roles.isdisjoint({"prefill", "decode"})
 
     def endpoint(self, round_num: int) -> str:
         """Endpoint of a round: its own, else that of the last round before it that has one.

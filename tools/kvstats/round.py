@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from kvpipe.process import ToolError
 from kvpipe.records import Arm, End, Request, Run, ServerMetrics, Tier
+from kvstats.answered import Answered
 from kvstats.delivery import BUFFERED_TOKENS_PER_READ
 from kvstats.distribution import Values
 from kvstats.indexes import Indexes
@@ -81,6 +82,7 @@ class Round:
         self.tally = Tally()
         self.ledger = Ledger(key.arm)
         self.delivery = Delivery()
+        self.answered = Answered()
         self.traffic: dict[str, Traffic] = {}
         self.timings: dict[str, dict[str, Values]] = {}
         self.rows = Rows(f"{key.experiment_id}/{key.plan_sha256}/{key.repeat}")
@@ -137,6 +139,7 @@ class Round:
         self, lot: Lot, metrics: Mapping[str, Sequence[float | None]], run: Run
     ) -> None:
         self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
+        self.answered.add(lot)
         values = self.timings.get(lot.stratum)
         if values is None:
             values = {name: Values() for name in (*REQUEST_METRICS, "itl_s")}

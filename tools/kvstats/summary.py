@@ -89,7 +89,9 @@ def _assemble(
         leaders_served=judged.leaders_served,
         cold_proof=judged.cold_proof,
         conservation=judged.conservation,
-        phases=phases_of(facts.serving),
+        phases=phases_of(
+            facts.serving, runs, timings_of(round_, list(round_.timings)), round_.answered
+        ),
         server=sorted(round_.servers, key=lambda one: (one.run_id, one.role, one.url)),
         client=facts.health,
         stamp_source=round_.delivery.stamp_source,

@@ -20,7 +20,17 @@ WIDTH = 80
 LABEL = 16
 TITLES = {"cold": "Cold Start", "hit": "Cache Hit", "no_reuse": "no reuse (control)"}
 TIMED = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("E2E", "e2e_s"))
-PHASES = (("prefill", "prefill_s"), ("KV transfer", "transfer_s"), ("decode", "decode_s"))
+PHASES = (
+    ("prefill queue", "queue_s"),
+    ("prefill", "prefill_s"),
+    ("KV transfer", "transfer_s"),
+    ("decode", "decode_s"),
+)
+HOW = {"asked": "--pd-flow", "tokens": "the servers' token counts", "timing": "the gaps"}
+FLOWS = {
+    "vllm": "from the decoder: TTFT holds the transfer",
+    "lmcache": "from the prefiller: TTFT ends before the transfer, which stands in the first gap",
+}
 
 
 def table_of(rounds: Sequence[RoundStats]) -> str:
@@ -80,6 +90,13 @@ def row(label: str, value: str) -> str:
     return f"  {label:<{LABEL}}{value}"
 
 
+def wrapped(label: str, value: str) -> Iterator[str]:
+    """A line of the block, and as many more as it takes."""
+    first, *more = textwrap.wrap(value, WIDTH - LABEL - 2, break_long_words=False) or [""]
+    yield row(label, first)
+    yield from (row("", line) for line in more)
+
+
 def times(stat: Stat) -> str:
     """Mean, median, P90 and P99; a dash where there are too few values for it."""
     if not stat.n:
@@ -96,8 +113,13 @@ def phase_lines(stats: RoundStats) -> Iterator[str]:
         measured = stats.phases.get(key)
         value = "not measured"
         if measured:
-            value = f"mean {milliseconds(measured['mean'])}  (measured: {measured['counter']})"
-        yield row(name, value)
+            source = measured.get("counter") or measured.get("from")
+            value = f"mean {milliseconds(measured['mean'])}  ({measured['how']}: {source})"
+        yield from wrapped(name, value)
+    flow = stats.phases.get("flow")
+    if flow:
+        said = f"{FLOWS[flow['name']]}  (flow {flow['name']}, by {HOW[flow['how']]})"
+        yield from wrapped("token 1", said)
 
 
 def throughputs(stats: RoundStats) -> str:
