@@ -21,6 +21,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "capacity": records.Capacity,
     "calibration": records.Calibration,
     "outcome": records.Outcome,
+    "diagnosis": records.Diagnosis,
     "analysis": records.Analysis,
     "finding": records.Finding,
 }

@@ -30,6 +30,7 @@ NOWHERE = "http://127.0.0.1:9"
 # A command line that writes to stdout, without a server or with ours.
 WORKS: dict[str, str] = {
     "kvclear": "--dry-run --vllm {url}",
+    "kvdoctor": "--url {url} -q",
     "kvload": "--url {url} --scenario cold_start --requests 2 --context-tokens 64 --sentinels 0 "
     "--output-tokens 2 --round 1 --warmup 0 -q",
     "kvmatrix": f"{ROOT}/configs/matrix_concurrency_sweep.yaml -q",
@@ -41,6 +42,13 @@ WORKS: dict[str, str] = {
 # Command lines that cannot be carried out: status 2, one line, nothing on stdout.
 FAILS: dict[str, list[str]] = {
     "kvclear": ["", "--vllm not-a-url", "--isolate"],
+    "kvdoctor": [
+        "",
+        "--url not-a-url",
+        f"--url {NOWHERE}",
+        "--url {url} --model no-such-model",
+        "--url {url} --engine oven=http://127.0.0.1:9",
+    ],
     "kvload": [
         "",
         f"--url {NOWHERE} --scenario cold_start --requests 1 --context-tokens 64",
@@ -238,7 +246,7 @@ def test_a_full_disk_is_said(tool: str, sh: Callable[..., Any], url: str) -> Non
     assert "no space left on device" in done.err
 
 
-@pytest.mark.parametrize("tool", ["kvclear", "kvload", "kvplan", "kvstats"])
+@pytest.mark.parametrize("tool", ["kvclear", "kvdoctor", "kvload", "kvplan", "kvstats"])
 def test_standard_output_is_records_alone(tool: str, sh: Callable[..., Any], url: str) -> None:
     done = sh(f"{tool} {WORKS[tool].format(url=url)} < /dev/null")
     assert done.status in (0, 1)

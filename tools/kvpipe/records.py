@@ -54,6 +54,57 @@ Code = Literal[
     "answers_differ",
     "simulated",
 ]
+DiagnosisCode = Literal[
+    "unreachable",
+    "unfit",
+    "engine_dead",
+    "prompts_refused",
+    "model_differs",
+    "version_differs",
+    "precision_differs",
+    "context_differs",
+    "block_size_differs",
+    "chunk_differs",
+    "metrics_missing",
+    "usage_missing",
+    "cached_tokens_not_reported",
+    "null_means_zero",
+    "pd_transfer",
+    "prefix_caching_off",
+    "no_local_hit",
+    "context_short",
+    "smallest_hit",
+    "dated_template",
+    "no_connector",
+    "nothing_saved",
+    "other_store",
+    "store_miss",
+    "remote_miss",
+    "hash_seed_differs",
+    "keys_differ",
+    "store_full",
+    "store_without_memory",
+    "barrier_unknown",
+    "salt_ignored",
+    "reset_missing",
+    "reset_without_effect",
+    "reset_refused",
+    "reset_silent",
+    "hidden_replicas",
+    "foreign_traffic",
+    "idle_timeout_short",
+    "stream_buffered",
+    "compressed",
+    "open_files_low",
+    "ports_few",
+    "clock_slow",
+    "client_throttled",
+    "one_cpu",
+    "admin_exposed",
+    "simulated",
+    "skipped",
+    "examined",
+]
 Calibrated = Literal["tokenize", "token_ids", "probe", "none"]
 Role = Literal["prefill", "decode", "node", "store", "proxy", "other"]
 SaltWay = Literal["none", "cache_salt", "lmcache_tag", "prompt_head"]
@@ -1136,6 +1187,38 @@ class Analysis(Record, frozen=True, kw_only=True, tag_field="record", tag="analy
     ] = None
 
 
+class Diagnosis(Record, frozen=True, kw_only=True, tag_field="record", tag="diagnosis"):
+    """One thing that stands in the way of hits, or of believing them; written by kvdoctor."""
+
+    schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
+        SCHEMA_VERSION
+    )
+    code: Annotated[DiagnosisCode, Meta(description="What kind of thing it is; enumerated.")]
+    severity: Annotated[
+        Severity,
+        Meta(
+            description="`invalid`: figures would be false, `warning`: something cannot be "
+            "measured or believed, `info`: nothing is wrong."
+        ),
+    ]
+    where: Annotated[
+        str | None, Meta(description="Server that it is about; null: this machine, or all.")
+    ] = None
+    seen: Annotated[str, Meta(description="What was seen, a sentence with the figures in it.")]
+    means: Annotated[str, Meta(description="What it means for a measurement.")]
+    change: Annotated[
+        str | None,
+        Meta(description="What to change: flag, variable or key; null: there is nothing to."),
+    ] = None
+    evidence: Annotated[
+        dict[str, Any], Meta(description="The figures that `seen` was made from.")
+    ] = {}
+    simulated: Annotated[
+        bool, Meta(description="Whether a simulator was among the servers examined.")
+    ] = False
+    tool_version: Annotated[str, Meta(description="Version of kvdoctor.")]
+
+
 StreamRecord = Run | Request | ServerMetrics | End
 PlanRecord = Plan | Planned
 AnyRecord = (
@@ -1151,5 +1234,6 @@ AnyRecord = (
     | Capacity
     | Calibration
     | Outcome
+    | Diagnosis
     | Analysis
 )

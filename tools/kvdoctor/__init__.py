@@ -1,0 +1,1 @@
+"""kvdoctor: why are there no hits?"""

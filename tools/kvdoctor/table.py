@@ -1,0 +1,44 @@
+"""Findings for people: a paragraph each, the worst first."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from kvpipe.records import Diagnosis
+
+WIDTH = 96
+LABEL = 9
+
+
+def table(found: Sequence[Diagnosis]) -> str:
+    """All findings as text, with a line in front that sums them up."""
+    return "\n".join([summary(found), "", *(_paragraph(one) for one in found)])
+
+
+def summary(found: Sequence[Diagnosis]) -> str:
+    """How many spoil a measurement."""
+    bad = [one for one in found if one.severity != "info"]
+    mark = "SIMULATED: " if any(one.simulated for one in found) else ""
+    if not bad:
+        return f"{mark}nothing was found that spoils a measurement"
+    codes = ", ".join(dict.fromkeys(one.code for one in bad))
+    plural = "finding spoils" if len(bad) == 1 else "findings spoil"
+    return f"{mark}{len(bad)} {plural} a measurement: {codes}"
+
+
+def _paragraph(one: Diagnosis) -> str:
+    head = f"{one.severity:<{LABEL}}{one.code}  {one.where or 'this machine or all'}"
+    rows = [("seen", one.seen), ("means", one.means), ("change", one.change)]
+    return "\n".join([head, *(_row(name, text) for name, text in rows if text), ""])
+
+
+def _row(name: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"  {name:<{LABEL - 2}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
