@@ -7,6 +7,7 @@ The endpoint caches blocks of 16 tokens and reports them. Prompts are `CONTEXT` 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,8 @@ from kvpipe.records import (
     Run,
     ServerMetrics,
 )
+from kvstats.lots import Lot, lots_of
+from kvstats.metrics import REQUEST_METRICS, Column
 from kvstats.round import Round
 from kvstats.streams import Rounds
 from kvstats.summary import summarise
@@ -126,6 +129,18 @@ def failed(like: Request, status: str = "timeout", **over: Any) -> Request:
     """The same request without an answer."""
     nothing: dict[str, Any] = dict.fromkeys(UNANSWERED)
     return structs.replace(like, **(nothing | {"status": status, "error": "no answer"} | over))
+
+
+def metric_of(metric: Callable[[Lot], Column], one: Request) -> float | None:
+    """What a metric says of one request; None where it says nothing."""
+    (lot,) = lots_of([one])
+    (value,) = metric(lot).tolist()
+    return None if math.isnan(value) else value
+
+
+def metrics_of(one: Request) -> dict[str, float | None]:
+    """All of them."""
+    return {name: metric_of(metric, one) for name, metric in REQUEST_METRICS.items()}
 
 
 @dataclass(frozen=True)

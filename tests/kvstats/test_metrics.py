@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
-from tests.kvstats.streams import GAP_MS, MS, OUTPUT, failed, request
+from tests.kvstats.streams import GAP_MS, MS, OUTPUT, failed, metric_of, request
 
 from kvpipe.records import Request
 from kvstats import metrics
+from kvstats.lots import lots_of
 
 NS_TOLERANCE = 1e-9
 
@@ -39,32 +40,38 @@ def answers(draw: st.DrawFn) -> Request:
     )
 
 
+def gaps_of(one: Request) -> list[float]:
+    (lot,) = lots_of([one])
+    gaps: list[float] = metrics.itl_s(lot).tolist()
+    return gaps
+
+
 @given(answers())
 def test_e2e_is_at_least_ttft_and_none_is_negative(one: Request) -> None:
-    ttft, e2e = metrics.ttft_s(one), metrics.e2e_s(one)
+    ttft, e2e = metric_of(metrics.ttft_s, one), metric_of(metrics.e2e_s, one)
     assert ttft is not None
     assert e2e is not None
     assert e2e >= ttft >= 0
-    assert metrics.ttft_due_s(one) >= ttft  # type: ignore[operator]
+    assert metric_of(metrics.ttft_due_s, one) >= ttft  # type: ignore[operator]
 
 
 @given(answers())
 def test_ttft_and_decode_make_e2e(one: Request) -> None:
-    tpot = metrics.tpot_s(one)
+    tpot = metric_of(metrics.tpot_s, one)
     count = one.output_tokens or 0
     if count < 2:
         assert tpot is None
         return
     assert tpot is not None
-    whole = (metrics.ttft_s(one) or 0) + tpot * (count - 1)
-    assert whole == pytest.approx(metrics.e2e_s(one), abs=NS_TOLERANCE, rel=1e-12)
+    whole = (metric_of(metrics.ttft_s, one) or 0) + tpot * (count - 1)
+    assert whole == pytest.approx(metric_of(metrics.e2e_s, one), abs=NS_TOLERANCE, rel=1e-12)
 
 
 @given(answers())
 def test_gaps_sum_to_the_decode(one: Request) -> None:
-    gaps = list(metrics.itl_s(one))
+    gaps = gaps_of(one)
     assert len(gaps) == len(one.chunk_ns or []) - 1
-    decode = (metrics.e2e_s(one) or 0) - (metrics.ttft_s(one) or 0)
+    decode = (metric_of(metrics.e2e_s, one) or 0) - (metric_of(metrics.ttft_s, one) or 0)
     assert sum(gaps) == pytest.approx(decode, abs=NS_TOLERANCE, rel=1e-9)
 
 
@@ -77,7 +84,7 @@ def test_all_times_by_k_gives_all_times_by_k(one: Request, k: int) -> None:
     }
     slower = structs.replace(one, **stamps, chunk_ns=[ns * k for ns in one.chunk_ns or []])
     for metric in metrics.REQUEST_METRICS.values():
-        before, after = metric(one), metric(slower)
+        before, after = metric_of(metric, one), metric_of(metric, slower)
         assert (before is None) == (after is None)
         if before is not None:
             assert after == pytest.approx(before * k, rel=1e-9)
@@ -86,27 +93,29 @@ def test_all_times_by_k_gives_all_times_by_k(one: Request, k: int) -> None:
 def test_a_request_without_an_answer_has_no_times() -> None:
     one = failed(request(0))
     for name in ("ttft_s", "ttft_due_s", "tpot_s", "e2e_s", "second_token_s"):
-        assert metrics.REQUEST_METRICS[name](one) is None, name
-    assert metrics.queue_s(one) == 0.0
-    assert metrics.queue_s(structs.replace(one, sent_ns=None)) is None
-    assert list(metrics.itl_s(one)) == []
+        assert metric_of(metrics.REQUEST_METRICS[name], one) is None, name
+    assert metric_of(metrics.queue_s, one) == 0.0
+    assert metric_of(metrics.queue_s, structs.replace(one, sent_ns=None)) is None
+    assert gaps_of(one) == []
 
 
 def test_one_token_has_no_time_per_output_token() -> None:
-    assert metrics.tpot_s(structs.replace(request(0), output_tokens=1)) is None
-    assert metrics.tpot_s(structs.replace(request(0), output_tokens=None)) is None
-    assert metrics.tpot_s(request(0)) == pytest.approx(GAP_MS / 1e3)
+    assert metric_of(metrics.tpot_s, structs.replace(request(0), output_tokens=1)) is None
+    assert metric_of(metrics.tpot_s, structs.replace(request(0), output_tokens=None)) is None
+    assert metric_of(metrics.tpot_s, request(0)) == pytest.approx(GAP_MS / 1e3)
 
 
 def test_waiting_for_a_slot_is_in_the_due_ttft_only() -> None:
     late = structs.replace(request(0, at_ms=500), scheduled_ns=100 * MS)
-    assert metrics.queue_s(late) == pytest.approx(0.4)
-    assert metrics.ttft_due_s(late) == pytest.approx((metrics.ttft_s(late) or 0) + 0.4)
+    assert metric_of(metrics.queue_s, late) == pytest.approx(0.4)
+    assert metric_of(metrics.ttft_due_s, late) == pytest.approx(
+        (metric_of(metrics.ttft_s, late) or 0) + 0.4
+    )
 
 
 def test_merged_events_are_gaps_of_zero() -> None:
     one = structs.replace(request(0), chunk_ns=[5, 5, 9])
-    assert list(metrics.itl_s(one)) == [0.0, 4e-9]
+    assert gaps_of(one) == [0.0, 4e-9]
 
 
 @pytest.mark.parametrize(
@@ -149,4 +158,4 @@ def test_every_definition_has_formula_unit_and_null_case() -> None:
 
 
 def test_the_factory_makes_round_numbers() -> None:
-    assert metrics.e2e_s(request(0)) == pytest.approx(0.9 + (OUTPUT - 1) * GAP_MS / 1e3)
+    assert metric_of(metrics.e2e_s, request(0)) == pytest.approx(0.9 + (OUTPUT - 1) * GAP_MS / 1e3)

@@ -7,9 +7,8 @@ import random
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kvstats.streams import HIT_MS, failed, request
+from tests.kvstats.streams import HIT_MS, failed, metrics_of, request
 
-from kvstats.metrics import REQUEST_METRICS
 from kvstats.rows import Rows
 
 LIMIT = 20
@@ -19,7 +18,7 @@ def rows(indexes: list[int], seed: str = "e/plan/1", ttft_ms: float = HIT_MS) ->
     made = Rows(seed, limit=LIMIT)
     for index in indexes:
         one = request(index, ttft_ms=ttft_ms)
-        made.add(one, {name: metric(one) for name, metric in REQUEST_METRICS.items()})
+        made.add(one, metrics_of(one))
     return made
 
 
@@ -51,7 +50,7 @@ def test_rounds_of_a_repeat_keep_the_same_requests() -> None:
 def test_missing_numbers_are_null() -> None:
     made = Rows("s", limit=LIMIT)
     one = failed(request(3))
-    made.add(one, {name: metric(one) for name, metric in REQUEST_METRICS.items()})
+    made.add(one, metrics_of(one))
     table = made.sorted()
     assert table.floats("ttft_s") == [None]
     assert table.ints("cached_tokens") == [None]
@@ -71,7 +70,7 @@ def test_a_column_that_nobody_tells_is_empty() -> None:
         msgspec.structs.replace(request(0), cached_local_tokens=0, cached_remote_tokens=640),
         msgspec.structs.replace(request(1), cached_local_tokens=None, cached_remote_tokens=None),
     ):
-        told.add(one, {name: metric(one) for name, metric in REQUEST_METRICS.items()})
+        told.add(one, metrics_of(one))
     table = told.sorted()
     assert table.told("cached_remote_tokens") == [640, None]
     assert table.told("cached_local_tokens") == [0, None]

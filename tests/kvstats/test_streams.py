@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from kvstats.streams import Rounds, read_into
 def refused(*lines: bytes) -> str:
     """The one line that refuses these."""
     with pytest.raises(ToolError) as error:
-        read_into(Rounds({}), lines, "in.jsonl")
+        read_into(Rounds({}), BytesIO(b"".join(lines)), "in.jsonl")
     assert error.value.status == 2
     return str(error.value)
 
@@ -144,11 +145,11 @@ def test_a_cleared_record_is_no_part_of_a_stream() -> None:
 def test_half_a_line_at_the_end_is_a_stream_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
     whole = cold().lines()
     rounds = Rounds({})
-    read_into(rounds, whole[:-30].splitlines(True), "in.jsonl")
+    read_into(rounds, BytesIO(whole[:-30]), "in.jsonl")
     assert "in.jsonl:15: the last line is cut short" in capsys.readouterr().err
     assert len(rounds) == 1
     unterminated = Rounds({})
-    read_into(unterminated, whole[:-1].splitlines(True), "in.jsonl")
+    read_into(unterminated, BytesIO(whole[:-1]), "in.jsonl")
     assert capsys.readouterr().err == ""
 
 

@@ -149,9 +149,9 @@ def _conservation(
 
 def _group_shortfalls(ledger: Ledger, terms: Terms) -> dict[str, float]:
     """Shortfall per group; what groups share by plan may have come from any of them."""
-    shared = max((entry.first_shared for entry in ledger.groups.values()), default=0)
+    shared = max((entry.first_shared for _, entry in ledger.entries()), default=0)
     found: dict[str, float] = {}
-    for name, entry in ledger.groups.items():
+    for name, entry in ledger.entries():
         tree = _tree(entry, ledger, terms)
         excused = _excused(entry, ledger, terms, "requests") + shared
         short = _beyond(tree - excused - entry.computed, terms.tolerance(tree, entry.behind))

@@ -1,21 +1,53 @@
-"""Which indexes of a plan were seen: one bit each, in pages, so that gaps cost nothing."""
+"""Which indexes of a plan were seen, in pages, so that gaps cost nothing and full ones little."""
 
 from __future__ import annotations
 
-PAGE_BITS = 8_192
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE = 65_536
+_FULL = np.ones(PAGE, dtype=bool)  # stands in for every page of which all were seen
 
 
 class Indexes:
     """A set of whole numbers from 0."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
+        self._pages: dict[int, NDArray[np.bool_]] = {}
 
     def add(self, index: int) -> bool:
         """Put `index` in; False if it was there."""
-        page = self._pages.setdefault(index // PAGE_BITS, bytearray(PAGE_BITS // 8))
-        byte, bit = divmod(index % PAGE_BITS, 8)
-        if page[byte] >> bit & 1:
+        return self.add_all(np.array([index]))
+
+    def add_all(self, indexes: NDArray[Any]) -> bool:
+        """Put all of them in; False, and none is put in, if one was there or is there twice."""
+        if len(np.unique(indexes)) < len(indexes):
             return False
-        page[byte] |= 1 << bit
+        pages = list(_by_page(indexes))
+        if any(
+            self._pages[number][places].any() for number, places in pages if number in self._pages
+        ):
+            return False
+        for number, places in pages:
+            page = self._pages.get(number)
+            if page is None:
+                page = self._pages[number] = np.zeros(PAGE, dtype=bool)
+            page[places] = True
+            if page.all():
+                self._pages[number] = _FULL
         return True
+
+
+def _by_page(indexes: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """The indexes of each page, as places in it."""
+    numbers = indexes // PAGE
+    places = (indexes % PAGE).astype(np.int64)
+    first, last = numbers.min(), numbers.max()
+    if first == last:
+        yield int(first), places
+        return
+    for number in set(numbers.tolist()):
+        yield number, places[numbers == number]

@@ -8,18 +8,22 @@ concurrency, failures, retries and earlier rounds never raise a false alarm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from hashlib import blake2b
 from heapq import heapify, heapreplace
+from typing import Any
 
-from kvpipe.records import Arm, Request
-from kvstats.lots import Lot
+import numpy as np
+from numpy.typing import NDArray
 
-GROUPS = 50_000  # entries of 0.5 KB; of more groups a sample stays, and all of them in the whole
+from kvpipe.records import Arm
+from kvstats.lots import Lot, Numbers
+
+GROUPS = 50_000  # entries of 0.2 KB; of more groups a sample stays, and all of them in the whole
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """Sums over the requests of a round, or of one group of it; all in tokens."""
 
@@ -39,66 +43,58 @@ class Entry:
     first_index: int | None = None  # the group's first in plan order, and what it shares with
     first_shared: int = 0  # other groups by plan
 
-    def add(self, request: Request, arm: Arm) -> None:
-        """Take a request of which a byte was written."""
-        self.sent += 1
-        new = request.new_tokens if arm != "no_reuse" else request.prompt_tokens
-        if new is None:
-            # A failed request of the no_reuse arm shares nothing: it neither owes nor hides tokens.
-            self.unplanned += arm != "no_reuse" or request.status == "ok"
-            return
-        racing = 0 if arm == "no_reuse" else _racing(request)
-        self.racing += racing or 0
-        self.planned += new
-        if request.prompt_tokens is not None:
-            new = min(new, request.prompt_tokens)  # tokens merge where blocks of text meet
-        self.tree += new
-        if request.stratum == "follower" and arm != "no_reuse":
-            self.behind += new
-        silent = request.prompt_tokens is None or request.cached_tokens is None
-        if request.prompt_tokens is not None and request.cached_tokens is not None:
-            self.reported += 1
-            self.computed += max(0, request.prompt_tokens - request.cached_tokens)
-        if request.retries or (silent and request.status != "ok"):
-            self.failed += new + (racing or 0)
-            self.unbounded += racing is None
-        else:
-            if silent:
-                self.silent_requests += 1
-                self.silent += new + (racing or 0)
-            if arm != "no_reuse":
-                self._add_prior(request, new)
-        self._see_first(request, new)
-
-    def _add_prior(self, request: Request, new: int) -> None:
-        """New tokens lie at the end of the path, so only prior tokens beyond the rest overlap."""
-        prior = request.ideal_prior_tokens or 0
-        if prior:
-            rest = 0 if request.prompt_tokens is None else request.prompt_tokens - new
-            self.prior += min(max(0, prior - rest), new)
-
-    def _see_first(self, request: Request, new: int) -> None:
-        if self.first_index is None or request.index < self.first_index:
-            self.first_index = request.index
-            known = request.prompt_tokens
-            self.first_shared = 0 if known is None else max(0, known - new)
-
-    def merge(self, other: Entry) -> None:
-        """Take what another entry holds."""
-        for name in _SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        first, theirs = self.first_index, other.first_index
-        if theirs is not None and (first is None or theirs < first):
-            self.first_index, self.first_shared = theirs, other.first_shared
-
 
 _SUMS = [field.name for field in fields(Entry) if not field.name.startswith("first_")]
+_PLACES = {name: place for place, name in enumerate(_SUMS)}
+_NONE = 2**63 - 1  # no index
+_REST = 0  # the place of what has no entry of its own
 
 
-def _racing(request: Request) -> int | None:
-    """Tokens whose donor had been sent but had not finished when this request was sent."""
-    low, high = request.ideal_in_round_lo, request.ideal_in_round_hi
-    return None if low is None or high is None else max(0, high - low)
+def _terms(lot: Lot, arm: Arm) -> dict[str, NDArray[Any]]:
+    """What each request of which a byte was written adds to its entry; see `Entry`."""
+    sent = lot.numbers("sent_ns").known
+    alone = arm == "no_reuse"
+    prompt, cached = lot.numbers("prompt_tokens"), lot.numbers("cached_tokens")
+    new = prompt if alone else lot.numbers("new_tokens")
+    # A failed request of the no_reuse arm shares nothing: it neither owes nor hides tokens.
+    unplanned = sent & ~new.known & (not alone or lot.ok)
+    counts = sent & new.known
+    racing, bounded = (0, True) if alone else _racing(lot)
+    # Tokens merge where blocks of text meet.
+    tree = np.where(prompt.known, np.minimum(new.values, prompt.values), new.values)
+    told = prompt.known & cached.known
+    wasted = (lot.numbers("retries").values > 0) | (~told & (not lot.ok))
+    silent = ~told & ~wasted
+    prior = 0 if alone else np.where(wasted, 0, _prior(lot, prompt, tree))
+    terms = {
+        "reported": told,
+        "planned": new.values,
+        "tree": tree,
+        "behind": tree if lot.stratum == "follower" and not alone else 0,
+        "computed": np.where(told, np.maximum(prompt.values - cached.values, 0), 0),
+        "failed": np.where(wasted, tree + racing, 0),
+        "unbounded": wasted & ~np.asarray(bounded),
+        "silent": np.where(silent, tree + racing, 0),
+        "silent_requests": silent,
+        "prior": prior,
+        "racing": racing,
+    }
+    counted = {name: np.where(counts, values, 0) for name, values in terms.items()}
+    return {"sent": sent, "unplanned": unplanned, **counted}
+
+
+def _racing(lot: Lot) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Tokens whose donor had been sent but had not finished when a request was sent; if known."""
+    low, high = lot.numbers("ideal_in_round_lo"), lot.numbers("ideal_in_round_hi")
+    known = low.known & high.known
+    return np.where(known, np.maximum(high.values - low.values, 0), 0), known
+
+
+def _prior(lot: Lot, prompt: Numbers, tree: NDArray[Any]) -> NDArray[Any]:
+    """New tokens lie at the end of the path, so only prior tokens beyond the rest overlap."""
+    prior = lot.numbers("ideal_prior_tokens").values
+    rest = np.where(prompt.known, prompt.values - tree, 0)
+    return np.where(prior != 0, np.minimum(np.maximum(prior - rest, 0), tree), 0)
 
 
 def _rank(group: str) -> tuple[int, str]:
@@ -107,64 +103,119 @@ def _rank(group: str) -> tuple[int, str]:
     return -int.from_bytes(digest, "big"), group
 
 
-@dataclass(slots=True)
 class Ledger:
-    """One entry per group, one for the rest, and what scales a plan that was only estimated."""
+    """One entry per group, one for the rest, and what scales a plan that was only estimated.
 
-    arm: Arm
-    rest: Entry = field(default_factory=Entry)  # without a group, sentinels, groups left out
-    groups: dict[str, Entry] = field(default_factory=dict)
-    limit: int = GROUPS
-    _largest: list[tuple[int, str]] = field(default_factory=list)  # ranks, once there is no room
-    floor: int | None = None  # largest floor_tokens seen
-    first_prompt: int = 0  # over leaders and uniques: prompt tokens as the server counted,
-    first_new: int = 0  # and as planned
+    The rest is what has no group, the sentinels, and groups that were left out. Entries are columns
+    of one table; its first column is the rest.
+    """
+
+    def __init__(self, arm: Arm, limit: int = GROUPS) -> None:
+        self.floor: int | None = None  # largest floor_tokens seen
+        self._arm: Arm = arm
+        self._limit = limit
+        self._first_prompt = 0  # over leaders and uniques: prompt tokens as the server counted,
+        self._first_new = 0  # and as planned
+        self._places: dict[str, int] = {}
+        self._largest: list[tuple[int, str]] = []  # ranks, once there is no room
+        self._sums: NDArray[Any] = np.zeros((len(_SUMS), 64), dtype=np.int64)
+        self._first: NDArray[Any] = np.full((2, 64), _NONE)  # index; what it shares
 
     def add(self, lot: Lot) -> None:
         """Take requests; those never sent put nothing into any cache."""
-        grouped = lot.stratum != "sentinel"
-        for request in lot.requests:
-            if request.sent_ns is None:
-                continue
-            entry = self.rest
-            if grouped and request.group is not None:
-                entry = self.groups.get(request.group) or self._new_entry(request.group)
-            entry.add(request, self.arm)
-            if request.floor_tokens is not None:
-                self.floor = max(self.floor or 0, request.floor_tokens)
+        sent = lot.numbers("sent_ns").known
+        floors = lot.numbers("floor_tokens")
+        if (known := sent & floors.known).any():
+            self.floor = max(self.floor or 0, int(floors.values[known].max()))
         if lot.stratum in ("leader", "unique"):
-            self._add_first(lot.requests)
+            self._add_first(lot, sent)
+        terms = _terms(lot, self._arm)
+        if any(values.dtype == object for values in terms.values()):
+            self._sums = self._sums.astype(object)  # exact, and slow
+        if lot.stratum == "sentinel":
+            for name, values in terms.items():
+                self._sums[_PLACES[name], _REST] += values.sum()
+            return
+        places = self._places_of(lot.column("group"), sent)
+        for name, values in terms.items():
+            if values.any():
+                np.add.at(self._sums[_PLACES[name]], places, values)
+        counts = sent & (
+            lot.numbers("prompt_tokens" if self._arm == "no_reuse" else "new_tokens").known
+        )
+        self._see_first(lot, counts, places)
 
-    def _new_entry(self, group: str) -> Entry:
-        """The entry of a group that has none; of one that is left out, the rest's."""
-        if len(self.groups) >= self.limit:
+    def _add_first(self, lot: Lot, sent: NDArray[np.bool_]) -> None:
+        prompt, new = lot.numbers("prompt_tokens"), lot.numbers("new_tokens")
+        both = sent & prompt.known & new.known
+        self._first_prompt += prompt.at(both).total
+        self._first_new += new.at(both).total
+
+    def _see_first(self, lot: Lot, counts: NDArray[np.bool_], places: NDArray[np.intp]) -> None:
+        """The group's first in plan order, and what it shares with other groups by plan."""
+        index = lot.numbers("index").values
+        earlier = np.flatnonzero(counts & (index < self._first[0, places]))
+        if not len(earlier):
+            return
+        prompt = lot.numbers("prompt_tokens")
+        new = prompt if self._arm == "no_reuse" else lot.numbers("new_tokens")
+        shared = np.where(prompt.known, np.maximum(prompt.values - new.values, 0), 0)
+        if index.dtype == object or shared.dtype == object:
+            self._first = self._first.astype(object)
+        earlier = earlier[np.argsort(index[earlier])[::-1]]  # the last that is put there stays
+        self._first[0, places[earlier]] = index[earlier]
+        self._first[1, places[earlier]] = shared[earlier]
+
+    def _places_of(self, groups: Sequence[str | None], sent: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """The column of each request's group; new ones are made, or left out, first."""
+        known = self._places
+        if not sent.all():
+            groups = [group if went else None for group, went in zip(groups, sent, strict=True)]
+        for group in set(groups):
+            if group is not None and group not in known:
+                self._make_room(group)
+        return np.array(
+            [_REST if one is None else known.get(one, _REST) for one in groups], dtype=np.intp
+        )
+
+    def _make_room(self, group: str) -> None:
+        """An entry for a group that has none, unless it is left out."""
+        if len(self._places) < self._limit:
+            place = len(self._places) + 1
+            if place == self._sums.shape[1]:
+                self._sums = np.hstack([self._sums, np.zeros_like(self._sums)])
+                self._first = np.hstack([self._first, np.full_like(self._first, _NONE)])
+        else:
             if not self._largest:
-                self._largest = [_rank(name) for name in self.groups]
+                self._largest = [_rank(name) for name in self._places]
                 heapify(self._largest)
             mine = _rank(group)
             if mine < self._largest[0]:
-                return self.rest
-            _, dropped = heapreplace(self._largest, mine)
-            self.rest.merge(self.groups.pop(dropped))
-        return self.groups.setdefault(group, Entry())
+                return
+            place = self._places.pop(heapreplace(self._largest, mine)[1])
+            self._sums[:, _REST] += self._sums[:, place]
+            self._sums[:, place] = 0
+            self._first[:, place] = _NONE
+        self._places[group] = place
 
-    def _add_first(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            if request.sent_ns is None:
-                continue
-            if request.prompt_tokens is not None and request.new_tokens is not None:
-                self.first_prompt += request.prompt_tokens
-                self.first_new += request.new_tokens
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """The groups that were kept, and their entries."""
+        for group, place in self._places.items():
+            sums = dict(zip(_SUMS, self._sums[:, place].tolist(), strict=True))
+            index, shared = self._first[:, place].tolist()
+            if index == _NONE:
+                yield group, Entry(**sums)
+            else:
+                yield group, Entry(**sums, first_index=index, first_shared=shared)
 
     @property
     def whole(self) -> Entry:
         """The round's entry."""
-        whole = Entry()
-        for entry in (self.rest, *self.groups.values()):
-            whole.merge(entry)
-        return whole
+        return Entry(**dict(zip(_SUMS, self._sums.sum(axis=1).tolist(), strict=True)))
 
     @property
     def scale(self) -> float:
         """Real by planned tokens; 1 if unknown. Not moved by contamination."""
-        return self.first_prompt / self.first_new if self.first_new and self.first_prompt else 1.0
+        if not self._first_new or not self._first_prompt:
+            return 1.0
+        return self._first_prompt / self._first_new

@@ -1,8 +1,8 @@
 """What every metric means: formula, unit, null case. No other module defines one.
 
-Metrics of a request take its record and return float seconds, or None where the facts are missing:
-absent is never 0. Metrics of a round take sums. `manual.py` makes the metric table of README.md
-from these docstrings, which therefore all say `Formula:`, `Unit:` and `Null:`.
+Metrics of a request take a lot of them and return a column of float seconds, NaN where the facts
+are missing: absent is never 0. Metrics of a round take sums. `manual.py` makes the metric table of
+README.md from these docstrings, which therefore all say `Formula:`, `Unit:` and `Null:`.
 
 The field's words are not portable (what others call ITL is our TPOT); the names here follow the
 majority: vLLM's `bench serve`, SGLang and inference-perf.
@@ -16,7 +16,10 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from kvpipe.records import Request
+from kvstats.lots import Lot
+
+Column = NDArray[np.float64]
+"""One value a request, NaN where it has none."""
 
 NS = 1e9
 OPEN_LOOP = frozenset({"constant", "poisson", "gamma", "planned"})
@@ -24,68 +27,67 @@ MIN_N_P99 = 100  # METHOD: p99 only with n >= 100 in the stratum
 MIN_N_P999 = 1_000
 
 
-def ttft_s(request: Request) -> float | None:
+def ttft_s(lot: Lot) -> Column:
     """Time to first token: any non-empty content, reasoning or tool delta, never a role-only chunk.
 
     Formula: first_token_ns - sent_ns.
     Unit: seconds.
     Null: nothing was sent, or no token came.
     """
-    return _seconds(request.sent_ns, request.first_token_ns)
+    return _seconds(lot, "sent_ns", "first_token_ns")
 
 
-def ttft_due_s(request: Request) -> float | None:
+def ttft_due_s(lot: Lot) -> Column:
     """Time to first token as the user sees it: waiting for the client's own slot included.
 
     Formula: first_token_ns - scheduled_ns.
     Unit: seconds.
     Null: no token came.
     """
-    return _seconds(request.scheduled_ns, request.first_token_ns)
+    return _seconds(lot, "scheduled_ns", "first_token_ns")
 
 
-def tpot_s(request: Request) -> float | None:
+def tpot_s(lot: Lot) -> Column:
     """Time per output token while decoding; the first token belongs to TTFT.
 
     Formula: (last_token_ns - first_token_ns) / (output_tokens - 1).
     Unit: seconds.
     Null: fewer than two output tokens, or their number is not known.
     """
-    if request.output_tokens is None or request.output_tokens < 2:
-        return None
-    decode = _seconds(request.first_token_ns, request.last_token_ns)
-    return None if decode is None else decode / (request.output_tokens - 1)
+    further = lot.numbers("output_tokens").floats() - 1
+    further[further < 1] = np.nan
+    return _seconds(lot, "first_token_ns", "last_token_ns") / further
 
 
-def itl_s(*requests: Request) -> NDArray[np.float64]:
+def itl_s(lot: Lot) -> Column:
     """Inter-token latency: the single gaps, pooled over requests; events of one read give 0.
 
     Formula: chunk_ns[i + 1] - chunk_ns[i], each gap one value.
     Unit: seconds.
     Null: the record has no chunk_ns, or fewer than two.
     """
-    stamps = [request.chunk_ns for request in requests if request.chunk_ns]
+    stamps = [one for one in lot.column("chunk_ns") if one]
     ends = np.cumsum([len(one) for one in stamps], dtype=np.int64)
     count = int(ends[-1]) if stamps else 0
     try:
         gaps_ns = np.diff(np.fromiter(chain.from_iterable(stamps), dtype=np.int64, count=count))
     except OverflowError:  # no clock's stamps, but a record may say so
         gaps_ns = np.diff(np.array(list(chain.from_iterable(stamps)), dtype=object))
-    gaps: NDArray[np.float64] = np.delete(gaps_ns, ends[:-1] - 1).astype(np.float64) / NS
+    gaps: Column = np.delete(gaps_ns, ends[:-1] - 1).astype(np.float64) / NS
     return gaps
 
 
-def e2e_s(request: Request) -> float | None:
+def e2e_s(lot: Lot) -> Column:
     """End-to-end latency, to the last token: the usage event behind it is not waited for.
 
     Formula: last_token_ns - sent_ns.
     Unit: seconds.
     Null: nothing was sent, or no token came.
     """
-    return _seconds(request.sent_ns, request.last_token_ns)
+    return _seconds(lot, "sent_ns", "last_token_ns")
 
 
-def queue_s(request: Request) -> float | None:
+def queue_s(lot: Lot) -> Column:
     """Waiting before the request left: for a slot, for an earlier turn, for the client itself.
 
     Not the server's queue.
@@ -94,17 +96,17 @@ def queue_s(request: Request) -> float | None:
     Unit: seconds.
     Null: nothing was sent.
     """
-    return _seconds(request.scheduled_ns, request.sent_ns)
+    return _seconds(lot, "scheduled_ns", "sent_ns")
 
 
-def second_token_s(request: Request) -> float | None:
+def second_token_s(lot: Lot) -> Column:
     """First gap alone: one PD proxy sends token 1 before the KV transfer and hides it here.
 
     Formula: second_token_ns - first_token_ns.
     Unit: seconds.
     Null: fewer than two events with tokens.
     """
-    return _seconds(request.first_token_ns, request.second_token_ns)
+    return _seconds(lot, "first_token_ns", "second_token_ns")
 
 
 def total_time_s(first_sent_ns: int | None, last_end_ns: int | None) -> float | None:
@@ -114,7 +116,9 @@ def total_time_s(first_sent_ns: int | None, last_end_ns: int | None) -> float | 
     Unit: seconds.
     Null: nothing was sent.
     """
-    return _seconds(first_sent_ns, last_end_ns)
+    if first_sent_ns is None or last_end_ns is None:
+        return None
+    return (last_end_ns - first_sent_ns) / NS
 
 
 def throughput(amount: float | None, time_s: float | None) -> float | None:
@@ -173,7 +177,7 @@ def reusable(shared_tokens: int, prompt_tokens: int | None, unit_tokens: int) ->
     return max(0, bound) // unit_tokens * unit_tokens
 
 
-REQUEST_METRICS: dict[str, Callable[[Request], float | None]] = {
+REQUEST_METRICS: dict[str, Callable[[Lot], Column]] = {
     "ttft_s": ttft_s,
     "ttft_due_s": ttft_due_s,
     "tpot_s": tpot_s,
@@ -183,7 +187,8 @@ REQUEST_METRICS: dict[str, Callable[[Request], float | None]] = {
 }
 
 
-def _seconds(start_ns: int | None, stop_ns: int | None) -> float | None:
-    if start_ns is None or stop_ns is None:
-        return None
-    return (stop_ns - start_ns) / NS
+def _seconds(lot: Lot, start: str, stop: str) -> Column:
+    first, last = lot.numbers(start), lot.numbers(stop)
+    seconds: Column = ((last.values - first.values) / NS).astype(np.float64)
+    seconds[~(first.known & last.known)] = np.nan
+    return seconds

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kvpipe.process import ToolError
 from kvpipe.records import Arm, End, Request, Run, ServerMetrics, Tier
-from kvstats.answered import Answered
 from kvstats.delivery import BUFFERED_TOKENS_PER_READ
 from kvstats.distribution import Values
 from kvstats.indexes import Indexes
 from kvstats.ledger import Ledger
-from kvstats.lots import Lot, lots_of
-from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, itl_s
+from kvstats.lots import Lot
+from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, Column, itl_s
 from kvstats.rows import Rows
 from kvstats.slo import meets
 from kvstats.tally import Delivery, Span, Tally, Traffic
 
-Observe = Callable[[Request, Run, Mapping[str, float | None], Mapping[str, float]], None]
-"""Told of every request with its run, its metrics and the SLOs."""
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What requests of one lot were found to be: a column for each metric."""
+
+    metrics: Mapping[str, Column]
+    meets_slo: NDArray[np.bool_] | None  # null: failed, or there is no --slo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +79,14 @@ class Stream:
 class Round:
     """Everything that is kept of a round: sums, distributions and bounded rows."""
 
-    def __init__(
-        self, key: RoundKey, slo: Mapping[str, float], observe: Observe | None = None
-    ) -> None:
+    def __init__(self, key: RoundKey, slo: Mapping[str, float]) -> None:
         self.key = key
         self.slo = slo
-        self._observe = observe
         self.streams: dict[str, Stream] = {}
         self.servers: list[ServerMetrics] = []
         self.tally = Tally()
         self.ledger = Ledger(key.arm)
         self.delivery = Delivery()
-        self.answered = Answered()
         self.traffic: dict[str, Traffic] = {}
         self.timings: dict[str, dict[str, Values]] = {}
         self.rows = Rows(f"{key.experiment_id}/{key.plan_sha256}/{key.repeat}")
@@ -106,50 +110,46 @@ class Round:
 
     def expect(self, request: Request) -> None:
         """Before it is taken; ToolError if its index was there before."""
-        if not self._seen.add(request.index):
+        if not self.expect_all(np.array([request.index])):
             raise ToolError(
                 f"index {request.index} twice in {self.key}: the same records were given twice, "
                 "or runs that are no shards of one round share an experiment"
             )
 
-    def add_requests(self, requests: Iterable[Request]) -> None:
-        """Take requests, in any order and any number at once."""
-        for lot in lots_of(requests):
-            self._add_lot(lot)
+    def expect_all(self, indexes: NDArray[Any]) -> bool:
+        """The same for many; False, and nothing has happened, if one was there before."""
+        return self._seen.add_all(indexes)
 
-    def _add_lot(self, lot: Lot) -> None:
+    def add(self, lot: Lot) -> Told:
+        """Take requests, in any order and any number at once; what they were found to be."""
         stream = self.streams[lot.like.run_id]
         stream.records += len(lot)
-        metrics = {
-            name: [metric(one) for one in lot.requests] for name, metric in REQUEST_METRICS.items()
-        }
-        if self._observe is not None:
-            for one, its in zip(lot.requests, _each(metrics), strict=True):
-                self._observe(one, stream.run, its, self.slo)
+        metrics = {name: metric(lot) for name, metric in REQUEST_METRICS.items()}
         self.rows.extend(lot, metrics)
         self.tally.add(lot)
         self.ledger.add(lot)
         self.traffic.setdefault(lot.like.endpoint_url, Traffic()).add(lot)
         if lot.stratum != "sentinel":
             stream.span.add(lot)
-        if lot.ok:
-            self._add_successes(lot, metrics, stream.run)
+        if not lot.ok:
+            return Told(metrics, None)
+        self._add_successes(lot, metrics)
+        if not self.slo:
+            return Told(metrics, None)
+        good = meets(metrics, self.slo, open_loop=stream.run.arrival.kind in OPEN_LOOP)
+        if lot.stratum != "sentinel":
+            self.good += int(good.sum())
+        return Told(metrics, good)
 
-    def _add_successes(
-        self, lot: Lot, metrics: Mapping[str, Sequence[float | None]], run: Run
-    ) -> None:
+    def _add_successes(self, lot: Lot, metrics: Mapping[str, Column]) -> None:
         self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
-        self.answered.add(lot)
         values = self.timings.get(lot.stratum)
         if values is None:
             values = {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
             self.timings[lot.stratum] = values
         for name, column in metrics.items():
-            values[name].extend([value for value in column if value is not None])
-        values["itl_s"].extend(itl_s(*lot.requests))
-        if lot.stratum != "sentinel" and self.slo:
-            open_loop = run.arrival.kind in OPEN_LOOP
-            self.good += sum(meets(its, self.slo, open_loop=open_loop) for its in _each(metrics))
+            values[name].extend(column[~np.isnan(column)])
+        values["itl_s"].extend(itl_s(lot))
 
     def add_server(self, metrics: ServerMetrics) -> None:
         """Take what a server counted."""
@@ -158,12 +158,6 @@ class Round:
     def add_end(self, end: End) -> None:
         """Take the foot of a stream."""
         self.streams[end.run_id].end = end
-
-
-def _each(metrics: Mapping[str, Sequence[float | None]]) -> Iterator[dict[str, float | None]]:
-    """Columns of metrics as one mapping for each request."""
-    for values in zip(*metrics.values(), strict=True):
-        yield dict(zip(metrics, values, strict=True))
 
 
 def shard_of(run: Run) -> tuple[int, int] | None:

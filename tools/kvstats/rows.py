@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from sys import intern
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvpipe.records import Request, Stratum
-from kvstats.lots import Lot
+from kvstats.lots import Lot, lots_of
+from kvstats.metrics import Column
 
 LIMIT = 100_000  # DESIGN: exact per request up to 100k requests
 SPARE = 0.2  # of the limit: rows that may wait to be dropped, so that it is done for many at once
@@ -40,13 +42,17 @@ FACT_COLUMNS = (
     "ideal_prior_tokens",
     "retries",
 )
+_MIX = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
 
 
 class Rows:
     """Columns of equal length; a missing number is NaN (whole numbers are exact below 2**53)."""
 
     def __init__(self, seed: str, limit: int = LIMIT) -> None:
-        self._seed = seed.encode()
+        self._salt = np.frombuffer(blake2b(seed.encode(), digest_size=8).digest(), dtype="<u8")
         self._limit = limit
         self._hashes = array("Q")  # of the rows; filled once there are more than may stay
         self._largest = np.uint64(2**64 - 1)  # hashes above it are out
@@ -68,40 +74,55 @@ class Rows:
 
     def add(self, request: Request, metrics: Mapping[str, float | None]) -> None:
         """Keep the request, or drop the one with the largest hash."""
-        self.extend(Lot([request]), {name: [value] for name, value in metrics.items()})
+        (lot,) = lots_of([request])
+        self.extend(lot, {name: np.array([value], float) for name, value in metrics.items()})
 
-    def extend(self, lot: Lot, metrics: Mapping[str, Sequence[float | None]]) -> None:
+    def extend(self, lot: Lot, metrics: Mapping[str, Column]) -> None:
         """The same for several, with a column for each metric."""
         self.total += len(lot)
         if self.total <= self._limit:
-            self._append(lot, metrics)
+            self._append(lot, metrics, slice(None))
             return
         if not self._hashes:
-            self._hashes.frombytes(self._hashes_of(map(int, self._numbers["index"])).tobytes())
-        hashes = self._hashes_of(lot.column("index"))
-        near = np.flatnonzero(hashes <= self._largest).tolist()
-        if not near:
+            before = self._hashes_of(np.frombuffer(self._numbers["index"]))
+            self._hashes.frombytes(before.tobytes())
+        hashes = self._hashes_of(lot.numbers("index").values)
+        near = np.flatnonzero(hashes <= self._largest)
+        if not len(near):
             return
         self._hashes.frombytes(hashes[near].tobytes())
-        picked = {name: [column[place] for place in near] for name, column in metrics.items()}
-        self._append(Lot([lot.requests[place] for place in near]), picked)
+        self._append(lot, metrics, near)
         if len(self.ok) > self._limit * (1 + SPARE):
             self._drop()
 
-    def _append(self, lot: Lot, metrics: Mapping[str, Sequence[float | None]]) -> None:
+    def _append(
+        self, lot: Lot, metrics: Mapping[str, Column], picked: NDArray[np.intp] | slice
+    ) -> None:
+        """The lot's requests at these places."""
+        before = len(self.ok)
         for name, column in self._numbers.items():
-            values = metrics[name] if name in METRIC_COLUMNS else lot.column(name)
-            column.frombytes(np.array(values, dtype=np.float64).tobytes())  # None becomes NaN
-        self.group += [group and intern(group) for group in lot.column("group")]
-        self.output_sha256 += lot.column("output_sha256")
-        self.stratum += [lot.stratum] * len(lot)
-        self.ok += [lot.ok] * len(lot)
-        self.run += [intern(lot.like.run_id)] * len(lot)
+            values = metrics[name] if name in METRIC_COLUMNS else lot.numbers(name).floats()
+            column.frombytes(values[picked].tobytes())
+        groups, outputs = lot.column("group"), lot.column("output_sha256")
+        if not isinstance(picked, slice):
+            places = picked.tolist()
+            groups, outputs = [groups[at] for at in places], [outputs[at] for at in places]
+        self.group += [group and intern(group) for group in groups]
+        self.output_sha256 += outputs
+        more = len(self.group) - before
+        self.stratum += [lot.stratum] * more
+        self.ok += [lot.ok] * more
+        self.run += [intern(lot.like.run_id)] * more
 
-    def _hashes_of(self, indexes: Iterable[int]) -> NDArray[np.uint64]:
-        seed = self._seed
-        digests = [blake2b(b"%s/%d" % (seed, one), digest_size=8).digest() for one in indexes]
-        return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    def _hashes_of(self, indexes: NDArray[Any]) -> NDArray[np.uint64]:
+        """Of each index and the seed 64 bits, by the finalizer of SplitMix64."""
+        if indexes.dtype == object:
+            indexes = np.array([one % 2**64 for one in indexes], dtype=np.uint64)
+        mixed = indexes.astype(np.uint64) + self._salt
+        for shift, factor in _MIX:
+            mixed = (mixed ^ (mixed >> shift)) * factor
+        hashes: NDArray[np.uint64] = mixed ^ (mixed >> np.uint64(31))
+        return hashes
 
     def _drop(self) -> None:
         """Those with the largest hashes, down to the limit."""
@@ -162,7 +183,7 @@ class Table:
 
     def floats(self, name: str) -> list[float | None]:
         """A column of seconds, missing ones None."""
-        return [None if math.isnan(value) else value for value in self.numbers[name].tolist()]
+        return _with_none(self.numbers[name], self.numbers[name])
 
     def told(self, name: str) -> list[int | None]:
         """The same; empty where no row has a value."""
@@ -171,4 +192,16 @@ class Table:
 
     def ints(self, name: str) -> list[int | None]:
         """A column of whole numbers, missing ones None."""
-        return [None if math.isnan(value) else int(value) for value in self.numbers[name].tolist()]
+        column = self.numbers[name]
+        filled = np.nan_to_num(column)
+        if np.abs(filled).max(initial=0.0) < 2**63:
+            return _with_none(column, filled.astype(np.int64))
+        return [None if math.isnan(value) else int(value) for value in column.tolist()]
+
+
+def _with_none(column: NDArray[np.float64], values: NDArray[Any]) -> list[Any]:
+    """The values as a list, None where the column has none."""
+    listed: list[Any] = values.tolist()
+    for place in np.flatnonzero(np.isnan(column)).tolist():
+        listed[place] = None
+    return listed

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import gcd
 from typing import Literal
 
+import numpy as np
+
 from kvpipe.records import Request
-from kvstats.lots import Lot
+from kvstats.lots import Lot, Numbers
 
 BUFFERED_MIN_TOKENS = 16  # a shorter answer fits into one read anywhere
 LARGEST_BLOCK = 1_024  # no engine's block or chunk is larger (vLLM 16-128, LMCache 256, traces 512)
@@ -24,12 +25,17 @@ class Span:
 
     def add(self, lot: Lot) -> None:
         """Widen by those requests that were sent."""
-        times = zip(lot.column("sent_ns"), lot.column("end_ns"), strict=True)
-        known = [(sent, end) for sent, end in times if sent is not None]
-        if not known:
+        sent, end = lot.numbers("sent_ns"), lot.numbers("end_ns")
+        if sent.known.any():
+            first = int(sent.values[sent.known].min())
+            self.merge(Span(first, int(end.values[sent.known].max())))
+
+    def merge(self, other: Span) -> None:
+        """Widen by another span of the same clock."""
+        if other.first_sent_ns is None or other.last_end_ns is None:
             return
-        first, last = min(sent for sent, _ in known), max(end for _, end in known)
         widest = self.first_sent_ns, self.last_end_ns
+        first, last = other.first_sent_ns, other.last_end_ns
         self.first_sent_ns = first if widest[0] is None else min(first, widest[0])
         self.last_end_ns = last if widest[1] is None else max(last, widest[1])
 
@@ -43,13 +49,14 @@ class Sum:
     missing: int = 0
     largest: int = 0
 
-    def add(self, values: Sequence[int | None]) -> None:
-        """Take figures; None is counted as missing, never as 0."""
-        known = [value for value in values if value is not None]
-        self.missing += len(values) - len(known)
-        self.value += sum(known)
-        self.known += len(known)
-        self.largest = max(self.largest, *known) if known else self.largest
+    def add(self, numbers: Numbers) -> None:
+        """Take figures; what is not known is counted as missing, never as 0."""
+        known = numbers.count
+        self.missing += len(numbers.known) - known
+        self.known += known
+        if known:
+            self.value += numbers.total
+            self.largest = max(self.largest, int(numbers.values.max()))
 
     def merge(self, other: Sum) -> None:
         """Take what another sum holds."""
@@ -75,14 +82,16 @@ class Traffic:
 
     def add(self, lot: Lot) -> None:
         """Take requests to this endpoint."""
-        self.unsure += sum(lot.column("retries"))
+        self.unsure += lot.numbers("retries").total
         if not lot.ok:
             self.unsure += len(lot)
             return
         self.ok += len(lot)
-        self.prompt.add(lot.column("prompt_tokens"))
-        counted = lot.like.token_source != "chunks"
-        self.output.add(lot.column("output_tokens") if counted else [None] * len(lot))
+        self.prompt.add(lot.numbers("prompt_tokens"))
+        if lot.like.token_source != "chunks":
+            self.output.add(lot.numbers("output_tokens"))
+        else:
+            self.output.missing += len(lot)
 
     def merge(self, other: Traffic) -> None:
         """Take another endpoint's."""
@@ -123,21 +132,30 @@ class Delivery:
             self.kernel_stamps += len(lot)
         else:
             self.user_stamps += len(lot)
-        for stamps, merged in zip(lot.column("chunk_ns"), lot.column("merged_reads"), strict=True):
-            if stamps is not None and merged is not None:
-                self.events += len(stamps)
-                self.merged += merged
-        for request, tokens in zip(lot.requests, lot.column("output_tokens"), strict=True):
-            if tokens is not None and tokens >= BUFFERED_MIN_TOKENS:
-                self._add_long(tokens, reads_of(request), tokens_per_read)
+        merged = lot.numbers("merged_reads")
+        events = Numbers.of([None if one is None else len(one) for one in lot.column("chunk_ns")])
+        both = merged.known & events.known
+        self.events += events.at(both).total
+        self.merged += merged.at(both).total
+        self._add_long(lot, tokens_per_read)
 
-    def _add_long(self, tokens: int, reads: int | None, tokens_per_read: float) -> None:
-        if reads is None:
-            return
-        self.long_answers += 1
-        self.tokens += tokens
-        self.reads += reads
-        self.buffered += tokens > tokens_per_read * max(reads, 1)
+    def _add_long(self, lot: Lot, tokens_per_read: float) -> None:
+        """Of answers long enough to tell, how many reads brought them."""
+        tokens, reads = lot.numbers("output_tokens"), lot.numbers("reads")
+        if not reads.known.all():
+            reads = Numbers.of([reads_of(request) for request in lot.requests])
+        long = tokens.known & reads.known & (tokens.values >= BUFFERED_MIN_TOKENS)
+        tokens, reads = tokens.at(long), reads.at(long)
+        self.long_answers += len(tokens.values)
+        self.tokens += tokens.total
+        self.reads += reads.total
+        most = tokens_per_read * np.maximum(reads.values, 1)
+        self.buffered += int(np.count_nonzero(tokens.values > most))
+
+    def merge(self, other: Delivery) -> None:
+        """Take what another part of the round holds."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
 def reads_of(request: Request) -> int | None:
@@ -181,10 +199,11 @@ class Tally:
             error = min((one.index, one.error or status) for one in lot.requests)
             self.first_error = min(self.first_error or error, error)
         else:
-            self.observed_block = gcd(self.observed_block, *lot.known("cached_tokens"))
+            found = np.gcd.reduce(lot.numbers("cached_tokens").values)  # 0 where not known
+            self.observed_block = gcd(self.observed_block, int(found))
         if lot.stratum == "sentinel":
             self.sentinels_ok += len(lot) * lot.ok
-            self.sentinels_cached += len(lot.known("cached_tokens")) * lot.ok
+            self.sentinels_cached += lot.numbers("cached_tokens").count * lot.ok
             return
         self.total += len(lot)
         self.statuses[status] += len(lot)
@@ -194,24 +213,37 @@ class Tally:
 
     def _add_successes(self, lot: Lot) -> None:
         self.ok += len(lot)
-        prompts, cacheds = lot.column("prompt_tokens"), lot.column("cached_tokens")
-        pairs = list(zip(prompts, cacheds, strict=True))
-        both = [(one, hit) for one, hit in pairs if one is not None and hit is not None]
-        uncached = [None if one is None or hit is None else one - hit for one, hit in pairs]
-        self.prompt.add(prompts)
-        self.output.add(lot.column("output_tokens"))
-        self.cached.add(cacheds)
+        prompt, cached = lot.numbers("prompt_tokens"), lot.numbers("cached_tokens")
+        both = prompt.known & cached.known
+        uncached = Numbers(np.where(both, prompt.values - cached.values, 0), both)
+        self.prompt.add(prompt)
+        self.output.add(lot.numbers("output_tokens"))
+        self.cached.add(cached)
         self.uncached.add(uncached)
-        self.created += sum(lot.known("created_cache_tokens"))
-        self.reporting_prompt += sum(one for one, _ in both)
-        self.reporting_cached += sum(hit for _, hit in both)
-        local, remote = lot.column("cached_local_tokens"), lot.column("cached_remote_tokens")
+        self.created += lot.numbers("created_cache_tokens").total
+        self.reporting_prompt += prompt.at(both).total
+        self.reporting_cached += cached.at(both).total
+        local, remote = lot.numbers("cached_local_tokens"), lot.numbers("cached_remote_tokens")
         self.local.add(local)
         self.remote.add(remote)
         if lot.stratum in ("leader", "unique"):
             self.leaders_local.add(local)
             self.leaders_remote.add(remote)
             self.leaders_computed.add(uncached)
+
+    def merge(self, other: Tally) -> None:
+        """Take what another part of the round holds."""
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(mine, Sum):
+                mine.merge(theirs)
+            elif isinstance(mine, Counter):
+                mine.update(theirs)
+            elif isinstance(mine, int) and one.name != "observed_block":
+                setattr(self, one.name, mine + theirs)
+        self.observed_block = gcd(self.observed_block, other.observed_block)
+        errors = [error for error in (self.first_error, other.first_error) if error is not None]
+        self.first_error = min(errors, default=None)
 
     @property
     def block(self) -> int | None:

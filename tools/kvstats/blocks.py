@@ -1,0 +1,95 @@
+"""Whole lines by the megabyte, and the requests in them decoded at one go.
+
+Nearly every line of a long stream is a request as kvload writes it. A block of nothing else is
+decoded at once; any other, and one in which anything is wrong, is for the reader of single lines,
+which knows every case and names the place.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from typing import Any, cast, get_type_hints
+
+import msgspec
+import numpy as np
+
+from kvpipe.process import ToolError, complain
+from kvpipe.records import Request
+
+BLOCK = 1 << 19  # bytes: some 350 requests of 16 chunks, and what they become fits a cache
+_HEAD = b'{"record":"request","schema":'
+_NEWLINE = 10
+_NEXT = b"}\n" + _HEAD  # between two lines: nowhere else does JSON have a `{` behind a `}`
+
+
+def blocks_of(stream: BufferedIOBase, name: str) -> Iterator[bytes]:
+    """The stream in pieces of whole lines; the last one may lack its newline.
+
+    Compressed data that breaks off is a stream cut short.
+    """
+    rest: list[bytes] = []  # no newline in it
+    ends = False
+    while not ends:
+        parts, size = rest, 0
+        while size < BLOCK and not ends:
+            part = _read(stream, BLOCK - size, name)
+            ends = not part
+            size += len(part)
+            parts.append(part)
+        data = b"".join(parts)
+        end = len(data) if ends else data.rfind(b"\n") + 1
+        if end:
+            yield data[:end]
+        rest = [data[end:]]
+
+
+def _read(stream: BufferedIOBase, size: int, name: str) -> bytes:
+    """What there is, at most `size`; nothing at the end."""
+    try:
+        return stream.read1(size)
+    except EOFError:
+        complain(f"{name}: the compressed data is cut short", "kvstats")
+        return b""
+    except zlib.error as error:
+        raise ToolError(f"{name}: broken compressed data: {error}") from error
+
+
+def lines_of(block: bytes) -> int:
+    """How many newlines there are; six times as fast as `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == _NEWLINE))
+
+
+def requests_of(block: bytes) -> list[Request] | None:
+    """The requests of a block; None if it is not made of them alone, one a line."""
+    if not block.startswith(_HEAD) or not block.endswith(b"}\n"):
+        return None
+    lines = lines_of(block)
+    if block.count(_NEXT) != lines - 1:
+        return None
+    try:
+        found = _decoder.decode_lines(block)
+    except msgspec.DecodeError:
+        return None
+    return found if len(found) == lines else None
+
+
+def _reading() -> type[Request]:
+    """Request as kvstats reads it: the same fields, checked alike; objects that no metric looks
+    into are not built."""
+    thing = msgspec.defstruct("Thing", [])  # any object
+    unread: dict[str, Any] = {"usage": thing | None}
+    kinds = get_type_hints(Request, include_extras=True) | unread
+    made = [
+        (one.name, kinds[one.name]) if one.required else (one.name, kinds[one.name], one.default)
+        for one in msgspec.structs.fields(Request)
+    ]
+    struct = msgspec.defstruct(
+        "Request", made, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False,
+        tag_field="record", tag="request",
+    )  # fmt: skip
+    return cast("type[Request]", struct)
+
+
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(_reading())
