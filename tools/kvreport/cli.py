@@ -145,7 +145,9 @@ def _audit(options: argparse.Namespace, formats: list[str]) -> int:
     if options.output or len(formats) > 1 or not set(formats) <= set(output.FORMATS):
         raise UsageError(f"--audit writes one of {', '.join(output.FORMATS)} to stdout")
     form = formats[0] if formats else "text"
-    return output.run(options.files, parse(options.target), form, colour=options.color)
+    return output.run(
+        options.files, parse(options.target), form, language=options.lang, colour=options.color
+    )
 
 
 def _output(options: argparse.Namespace) -> Output:

@@ -28,6 +28,12 @@ class Round:
         return run[0] if run else None
 
     @property
+    def ids(self) -> set[str]:
+        """Runs that it was made of: one, or each shard's; none of an old file."""
+        runs = self.stats.run if isinstance(self.stats.run, list) else [self.stats.run]
+        return {run.run_id for run in runs}
+
+    @property
     def old(self) -> bool:
         """Whether it comes from an old stats file: means only, no head, no samples."""
         return self.run is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,12 @@ import msgspec
 from kvpipe.jsonl import decode_line, open_lines
 from kvpipe.process import ToolError
 from kvpipe.records import (
+    AnyRecord,
+    Calibration,
+    Capacity,
     Cleared,
     End,
+    Outcome,
     Plan,
     Planned,
     Request,
@@ -21,6 +26,7 @@ from kvpipe.records import (
     Run,
     ServerMetrics,
 )
+from kvreport.capacity import Search
 from kvreport.inputs import pieces
 from kvreport.rounds import Round
 
@@ -53,14 +59,24 @@ class Stream:
 
 @dataclass(kw_only=True)
 class Bundle:
-    """What was read. `loose` are run ids that requests or ends name and no run has."""
+    """What was read. `loose` are run ids that requests or ends name and no run has, `others`
+    records by kind that nothing is derived from."""
 
     plans: list[RawPlan] = field(default_factory=list)
     streams: dict[str, Stream] = field(default_factory=dict)
     stats: list[Round] = field(default_factory=list)
     reports: list[dict[str, Any]] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    calibrations: list[Calibration] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
     loose: set[str] = field(default_factory=set)
     lines: set[str] = field(default_factory=set)
+
+    @property
+    def probes(self) -> set[str]:
+        """Runs that were probes of a search: of many rates, they are no rounds of an experiment."""
+        return {probe.run_id for one in self.searches for probe in one.record.probes}
 
     @property
     def sha256(self) -> str:
@@ -87,7 +103,7 @@ def read(paths: Sequence[str]) -> Bundle:
             plan = _take(bundle, piece, place, plan, late)
     for _, record in late:
         _place(bundle, record)
-    if not bundle.streams:
+    if not (bundle.streams or bundle.searches):
         raise ToolError("nothing to audit: no `run` record; the records of kvload are needed")
     return bundle
 
@@ -124,7 +140,22 @@ def _take(
         bundle.stats.append(Round(stats=record, place=place))
     elif isinstance(record, Request | ServerMetrics | End):
         late.append((place, record))
+    elif not again:
+        _beside(bundle, record, place)
     return plan
+
+
+def _beside(bundle: Bundle, record: AnyRecord, place: str) -> None:
+    """What belongs to no stream."""
+    match record:
+        case Capacity():
+            bundle.searches.append(Search(record=record, place=place))
+        case Outcome():
+            bundle.outcomes.append(record)
+        case Calibration():
+            bundle.calibrations.append(record)
+        case _:
+            bundle.others[str(type(record).__struct_config__.tag)] += 1
 
 
 def _note(bundle: Bundle, value: Any) -> bool:

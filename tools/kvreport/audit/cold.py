@@ -2,7 +2,9 @@
 
 In a clean cold round every distinct prefix of what was sent was computed at least once. Whatever
 could excuse a shortfall is allowed for in full, so that this is never stricter than the figure that
-it audits: contamination found here is contamination. Beside it the ordered rule: no request may
+it audits: contamination found here is contamination. What was computed is told by the requests;
+where their cached tokens are a decoder's transfers, or not told, by the prefillers' counters, or
+the node's. Beside it the ordered rule: no request may
 report more than an earlier one of the round, or of the namespace, could have given it.
 """
 
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from kvpipe.records import Block, Request
 from kvprompt.tree import DonorTree, PrefixTree
 from kvreport.audit.bundle import RawPlan, Stream
+from kvreport.audit.lines import Said, say
 from kvreport.audit.rounds import transfers
 
 UNKNOWN_FLOOR_TOKENS = 64
@@ -29,10 +32,10 @@ class Cold:
     """The rule's terms in tokens; `wrong` says what was found, `unknown` why nothing is said."""
 
     tree: int | None
-    computed: int | None
-    shortfall: int | None
-    wrong: tuple[str, ...] = ()
-    unknown: str | None = None
+    computed: float | None
+    shortfall: float | None
+    wrong: tuple[Said, ...] = ()
+    unknown: Said | None = None
 
     @property
     def contaminated(self) -> bool:
@@ -46,14 +49,18 @@ def cold_of(streams: Sequence[Stream], plan: RawPlan | None) -> Cold:
     ]
     tree = _tree(streams, sent, plan)
     told = [one for one in sent if one.prompt_tokens is not None and one.cached_tokens is not None]
-    computed = sum(max(0, (one.prompt_tokens or 0) - (one.cached_tokens or 0)) for one in told)
-    why = _unknown(streams, sent, told, tree)
-    if why is not None or tree is None:
-        return Cold(tree=tree, computed=computed if told else None, shortfall=None, unknown=why)
+    by_requests = bool(told) and not any(transfers(one) for one in streams)
+    by_requests &= not any(one.status == "ok" and one not in told for one in sent)
+    computed = counted(streams)
+    if by_requests:
+        computed = sum(max(0, (one.prompt_tokens or 0) - (one.cached_tokens or 0)) for one in told)
+    why = _unknown(streams, sent, tree, computed)
+    if why is not None or tree is None or computed is None:
+        return Cold(tree=tree, computed=computed, shortfall=None, unknown=why)
     short = tree - _excused(streams, sent) - computed
     short = short if short > _tolerance(streams, sent, tree) else 0
-    wrong = [f"{short:,} of {tree:,} tokens of the prefix tree were not computed"] if short else []
-    wrong += _excesses(streams, sent, plan)
+    wrong = [say("audit_shortfall", short=round(short), tree=tree)] if short else []
+    wrong += _excesses(streams, sent, plan) if by_requests else []
     return Cold(tree=tree, computed=computed, shortfall=max(0, short), wrong=tuple(wrong))
 
 
@@ -97,20 +104,36 @@ def _chains(plan: RawPlan) -> dict[int, list[Block]]:
 def _unknown(
     streams: Sequence[Stream],
     sent: Sequence[Request],
-    told: Sequence[Request],
     tree: int | None,
-) -> str | None:
-    if any(transfers(one) for one in streams):
-        return "cached tokens here are transfers, and show no reuse"
-    if not sent or not told:
-        return "no request reports cached tokens"
+    computed: float | None,
+) -> Said | None:
+    if not sent or computed is None:
+        bought = any(transfers(one) for one in streams)
+        return say("audit_why_transfers" if bought else "audit_why_unreported")
     if tree is None:
-        return "new tokens of some requests are not known, and the plan is not here"
-    if any(one.status == "ok" and one not in told for one in sent):
-        return "some answers do not report cached tokens"
+        return say("audit_why_new_tokens")
     if any(one.end is None or not one.end.complete for one in streams):
-        return "the round is not complete"
+        return say("audit_why_incomplete")
     return None
+
+
+def counted(streams: Sequence[Stream]) -> float | None:
+    """Tokens that those who prefill computed, by their own counters; None if one does not tell.
+
+    Shards read the same servers in windows that differ a little: the largest change counts.
+    """
+    servers = [one for stream in streams for one in stream.servers]
+    halves = any(one.role in ("prefill", "decode") for one in servers)
+    found: dict[str, float] = {}
+    for one in servers:
+        own = one.role == "node" and one.endpoint_url is not None
+        if one.role != "prefill" and (halves or not own):
+            continue
+        told = one.counters.get("computed_tokens")
+        if one.error is not None or one.fell or told is None:
+            return None
+        found[one.url] = max(told, found.get(one.url, 0.0))
+    return sum(found.values()) if found else None
 
 
 def _excused(streams: Sequence[Stream], sent: Sequence[Request]) -> int:
@@ -130,7 +153,7 @@ def _excused(streams: Sequence[Stream], sent: Sequence[Request]) -> int:
 
 def _excesses(
     streams: Sequence[Stream], sent: Sequence[Request], plan: RawPlan | None
-) -> list[str]:
+) -> list[Said]:
     """Requests that report more than anybody could have given them; the first few."""
     if not _exact(streams):
         return []
@@ -147,8 +170,7 @@ def _excesses(
         allowed = max(floor, given, 0 if _bare(streams) else one.ideal_prior_tokens or 0)
         if one.cached_tokens > allowed:
             found.append(
-                f"request {one.index} reports {one.cached_tokens:,} cached tokens, and the round "
-                f"could give {allowed:,}"
+                say("audit_excess", index=one.index, told=one.cached_tokens, allowed=allowed)
             )
     return found
 

@@ -1,91 +1,144 @@
-"""An audit on one page: what was held against what, what disagrees, the verdict, the hash."""
+"""An audit on one page: what the records alone give, what disagrees with them, and the hash."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
+from kvreport import answer, phrasing
 from kvreport.audit.audit import Audit, Derived
 from kvreport.audit.lines import CHECKS, Line
-from kvreport.display import clean
+from kvreport.capacity_chapter import sentence
+from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Bullets, Document, Facts, Heading, Paragraph
-from kvreport.figures import change
+from kvreport.figures import NBSP, change
+from kvreport.words import Words
 
 MOST = 5
 """Disagreements of one kind that are listed."""
-TITLES = {
-    "plan": "Plan",
-    "stream": "Streams",
-    "stamps": "Stamps",
-    "usage": "Tokens",
-    "cold": "Cold",
-    "sentinels": "Sentinels",
-    "counters": "Counters",
-    "isolation": "Isolation",
-    "stats": "Round stats",
-    "verdict": "Verdict",
-    "report": "Report",
-}
 
 
-def document_of(audit: Audit) -> Document:
-    word = "agrees with its records" if audit.agrees else "DISAGREES with its records"
+def document_of(audit: Audit, own: Conclusion, words: Words) -> Document:
+    """`own` is what a report would conclude from the records that were audited."""
+    title = "audit_title_agrees" if audit.agrees else "audit_title_disagrees"
     blocks: list[Block] = [
-        Heading(1, f"Audit: what was published {word}"),
-        Heading(2, "By the records alone"),
+        Heading(1, words.say(title)),
+        Heading(2, words.say("audit_alone")),
+        *_answer(audit, own, words),
     ]
-    found = [(clean(f"{one.name}: {one.effect}"), verdict(one)) for one in audit.derived]
-    blocks.append(Facts(found) if found else Paragraph("Nothing can be compared."))
-    wrong = [*_wrong(audit.lines)]
+    wrong = [*_wrong(audit.lines, words)]
     if wrong:
-        blocks += [Heading(2, "What disagrees"), Bullets(wrong)]
-    blocks += [Heading(2, "What was looked at"), Facts([*_looked(audit.lines)])]
+        blocks += [Heading(2, words.say("audit_wrong")), Bullets(wrong)]
     blocks += [
-        Heading(2, "Hash"),
+        Heading(2, words.say("audit_looked")),
+        Facts([*_looked(audit.lines, words)]),
+        Heading(2, words.say("audit_hash")),
         Paragraph(f"sha256 {audit.sha256}"),
-        Paragraph(f"of {audit.records} records, in any order, and the verdicts that they give."),
+        Paragraph(words.say("audit_hash_of", records=audit.records)),
     ]
     return Document(blocks=blocks)
 
 
-def verdict(one: Derived) -> str:
-    """`faster (3 repeats): -83.9 %, -85.3 to -82.3 %`."""
+def _answer(audit: Audit, own: Conclusion, words: Words) -> Iterator[Block]:
+    """The same lines as a report's first screen, for a few scenarios; one line each for many."""
+    if not (audit.derived or own.capacities):
+        yield Paragraph(words.say("audit_nothing"))
+    derived: dict[str, list[Derived]] = {one.name: [] for one in audit.derived}
+    for one in audit.derived:
+        derived[one.name].append(one)
+    if len(derived) > answer.FEW:
+        yield Facts([(_effect(one, words), verdict(one, words)) for one in audit.derived])
+    else:
+        for scenario in own.scenarios:
+            if scenario.name in derived:
+                yield Heading(3, _name(scenario, words))
+                yield Facts([*_rows(scenario, derived[scenario.name], audit, words)])
+    yield from (Paragraph(sentence(one, words)) for one in own.capacities)
+
+
+def _name(scenario: Scenario, words: Words) -> str:
+    shown = phrasing.name(scenario)
+    return words.say("simulated_name", name=shown) if scenario.simulated else shown
+
+
+def _rows(
+    scenario: Scenario, derived: list[Derived], audit: Audit, words: Words
+) -> Iterator[tuple[str, str]]:
+    kept = [words.say(one) for one in ("compared", "target", "how_sure")]
+    told = [row for row in answer.facts(scenario, words) if row[0] in kept]
+    yield from (row for row in told if row[0] == kept[0])
+    yield from ((_effect(one, words, bare=True), verdict(one, words)) for one in derived)
+    yield from (row for row in told if row[0] != kept[0])
+    yield words.say("doubts"), _doubts(scenario, audit, words)
+
+
+def _doubts(scenario: Scenario, audit: Audit, words: Words) -> str:
+    """What disagrees comes first; a report may have findings that are not looked at here."""
+    count = sum(one.state == "disagrees" for one in audit.lines)
+    parts = [words.say("audit_doubts_disagree", count=count)] if count else []
+    found = any(one.finding.severity != "info" for one in scenario.findings)
+    if found:
+        parts.append(answer.doubts(scenario, words))
+    elif not count:
+        parts.append(words.say("audit_doubts_none"))
+    return words.say("audit_semicolon").join(parts)
+
+
+def _effect(one: Derived, words: Words, *, bare: bool = False) -> str:
+    what = words.say("m_ttft_s" if one.effect == "ttft" else "one_hit")
+    return what if bare else words.say("audit_effect", name=one.name, effect=what)
+
+
+def verdict(one: Derived, words: Words) -> str:
+    """`faster (3 repeats): -83.9 %, 95 % interval -85.3 to -82.3 %`."""
     mean = sum(one.thetas) / len(one.thetas)
-    by = f" by {', '.join(one.by)}" if one.by else ""
-    scope = "in this run" if len(one.thetas) == 1 else f"{len(one.thetas)} repeats"
-    ends = ""
-    if one.interval:
-        low, high = (change(math.exp(end)) for end in one.interval)
-        ends = f", 95 % interval {low} to {high}"
-    return f"{one.verdict}{by} ({scope}): {change(math.exp(mean))}{ends}"
+    repeats = len(one.thetas)
+    word = words.say(f"audit_word_{one.verdict}")
+    if one.by:
+        word = words.say("audit_word_by", word=word, by=phrasing.reasons(one.by, words))
+    values = {
+        "word": word,
+        "scope": words.say("audit_repeats" if repeats > 1 else "audit_one_run", repeats=repeats),
+        "change": change(math.exp(mean)),
+    }
+    if one.interval is None:
+        return words.say("audit_verdict_bare", **values)
+    low, high = (change(math.exp(end)) for end in one.interval)
+    low = low.removesuffix(NBSP + "%")
+    return words.say("audit_verdict", span=words.say("span", low=low, high=high), **values)
 
 
-def _wrong(lines: list[Line]) -> Iterator[str]:
+def _wrong(lines: list[Line], words: Words) -> Iterator[str]:
     for check in CHECKS:
+        name = words.say(f"audit_check_{check}")
         found = [one for one in lines if one.check == check and one.state == "disagrees"]
         for one in found[:MOST]:
-            yield clean(f"{TITLES[check]}: {one.where}: {one.said}")
+            where, said = one.where.text(words), one.said.text(words)
+            yield words.say("audit_line", check=name, where=where, said=said)
         if len(found) > MOST:
-            yield f"{TITLES[check]}: and {len(found) - MOST} more"
+            yield words.say("audit_more", check=name, count=len(found) - MOST)
 
 
-def _looked(lines: list[Line]) -> Iterator[tuple[str, str]]:
+def _looked(lines: list[Line], words: Words) -> Iterator[tuple[str, str]]:
     """A row a check: in how many places, what was found, and what could not be looked at."""
     for check in CHECKS:
         found = [one for one in lines if one.check == check]
-        if not found:
-            yield TITLES[check], "not published"
-            continue
-        right = [one for one in found if one.state == "agrees"]
-        parts = []
-        if right:
-            kinds = dict.fromkeys(one.said for one in right)
-            example = next(iter(kinds)) + (", and so on" if len(kinds) > 1 else "")
-            parts.append(f"{len(right)} agree ({example})")
-        wrong = sum(one.state == "disagrees" for one in found)
-        if wrong:
-            parts.append(f"{wrong} DISAGREE")
-        why = [one.said for one in found if one.state == "unknown"]
-        if why:
-            parts.append(f"{len(why)} not known ({why[0]})")
-        yield TITLES[check], clean("; ".join(parts))
+        if found:
+            parts = [*_parts(found, words)]
+            yield words.say(f"audit_check_{check}"), words.say("audit_semicolon").join(parts)
+        elif check != "others":
+            yield words.say(f"audit_check_{check}"), words.say("audit_not_published")
+
+
+def _parts(found: list[Line], words: Words) -> Iterator[str]:
+    right = [one for one in found if one.state == "agrees"]
+    if right:
+        kinds = list(dict.fromkeys(one.said.text(words) for one in right))
+        form = "audit_agree_more" if len(kinds) > 1 else "audit_agree"
+        yield words.say(form, count=len(right), example=kinds[0])
+    wrong = sum(one.state == "disagrees" for one in found)
+    if wrong:
+        yield words.say("audit_disagree", count=wrong)
+    why = [one.said.text(words) for one in found if one.state == "unknown"]
+    if why:
+        yield words.say("audit_unknown", count=len(why), why=why[0])

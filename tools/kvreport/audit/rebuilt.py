@@ -39,7 +39,7 @@ def rebuilt(streams: Sequence[Stream], cold: Cold | None, broken: Sequence[str])
         request_throughput_rps=len(good) / time_s if time_s else None,
         timings=Timings(
             ttft_s=ttft,
-            ttft_due_s=_stat([_seconds(one.scheduled_ns, one.first_token_ns) for one in good]),
+            ttft_due_s=_stat([due_s(one) for one in good]),
             tpot_s=_stat([tpot_s(one) for one in good]),
             itl_s=Stat(n=0),
             e2e_s=_stat([e2e_s(one) for one in good]),
@@ -69,6 +69,15 @@ def tpot_s(one: Request) -> float | None:
     return decode / (one.output_tokens - 1)
 
 
+def due_s(one: Request) -> float | None:
+    """TTFT from when the request was due: what its user waited."""
+    return _seconds(one.scheduled_ns, one.first_token_ns)
+
+
+def second_token_s(one: Request) -> float | None:
+    return _seconds(one.first_token_ns, one.second_token_ns)
+
+
 def samples_of(requests: Sequence[Request]) -> Samples:
     """A row a request, sentinels included; ideals are not needed here."""
     return Samples(
@@ -77,10 +86,10 @@ def samples_of(requests: Sequence[Request]) -> Samples:
         stratum=[one.stratum for one in requests],
         ok=[one.status == "ok" for one in requests],
         ttft_s=[ttft_s(one) for one in requests],
-        ttft_due_s=[_seconds(one.scheduled_ns, one.first_token_ns) for one in requests],
+        ttft_due_s=[due_s(one) for one in requests],
         e2e_s=[e2e_s(one) for one in requests],
         tpot_s=[tpot_s(one) for one in requests],
-        second_token_s=[_seconds(one.first_token_ns, one.second_token_ns) for one in requests],
+        second_token_s=[second_token_s(one) for one in requests],
         sent_s=[None if one.sent_ns is None else one.sent_ns / NS for one in requests],
         prompt_tokens=[one.prompt_tokens for one in requests],
         output_tokens=[one.output_tokens for one in requests],
@@ -125,7 +134,7 @@ def _findings(
     found = [one for stream in streams if stream.end for one in stream.end.findings]
     found += [_invalid(code, "by the servers' own counters") for code in dict.fromkeys(broken)]
     if cold and cold.wrong:
-        found.append(_invalid("contaminated", "; ".join(cold.wrong)))
+        found.append(_invalid("contaminated", "; ".join(map(str, cold.wrong))))
     if any(one.end is None or not one.end.complete for one in streams):
         found.append(_invalid("incomplete", "the stream has no end, or stopped early"))
     failed = sum(one.status != "ok" for one in requests)

@@ -6,22 +6,25 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from kvpipe.records import Request
+from kvpipe.records import Request, ServerMetrics
 from kvreport.audit.bundle import RawPlan, Stream
-from kvreport.audit.lines import Line, held, unknown
+from kvreport.audit.lines import Line, Said, held, say, unknown
 
 CLOCK_SLACK = 0.01
 """Part of the servers' own sum of TTFT that two clocks and their rounding may make."""
 START_SLACK_S = 1.0
-RESTARTED = "restarted during the round"
+HALVES = ("prefill", "decode")
+RESTARTED = "audit_restarted"
 
 
-def named(stream: Stream) -> str:
+def named(stream: Stream) -> Said:
     """`a name, repeat 2, round 1`."""
     run = stream.run
-    number = "without reuse" if run.arm == "no_reuse" else f"round {run.round_num}"
-    shard = f", shard {run.shard}" if run.shard else ""
-    return f"{run.name}, repeat {run.repeat}, {number}{shard}"
+    number = say("audit_round", number=run.round_num)
+    if run.arm == "no_reuse":
+        number = say("audit_bare")
+    where = say("audit_where", name=run.name, repeat=run.repeat, round=number)
+    return say("audit_shard", where=where, shard=run.shard) if run.shard else where
 
 
 def whole(stream: Stream) -> Iterator[Line]:
@@ -29,58 +32,58 @@ def whole(stream: Stream) -> Iterator[Line]:
     wrong = []
     run, end, there = stream.run, stream.end, sorted(stream.requests)
     if stream.twice:
-        wrong.append(f"request {stream.twice[0]} is there twice, with different contents")
+        wrong.append(say("audit_twice", index=stream.twice[0]))
     if end is None:
-        wrong.append("the stream has no end")
+        wrong.append(say("audit_no_end"))
     else:
         ok = sum(one.status == "ok" for one in stream.requests.values())
         if (end.ok, end.failed) != (ok, len(there) - ok):
-            wrong.append(
-                f"{ok} requests succeeded and {len(there) - ok} failed, "
-                f"but the end says {end.ok} and {end.failed}"
-            )
+            told = {"told_ok": end.ok, "told_failed": end.failed}
+            wrong.append(say("audit_end_counts", ok=ok, failed=len(there) - ok, **told))
     planned = run.requests + run.sentinels
     if not run.shard and end is not None and end.complete and len(there) != planned:
         missing = sorted(set(range(planned)) - set(there))
-        which = f" (request {missing[0]} is missing)" if missing else ""
-        wrong.append(f"{len(there)} requests are there, but {planned} were planned{which}")
-    yield from held("stream", named(stream), wrong, f"{len(there)} requests, each once, and an end")
+        form = "audit_missing" if missing else "audit_planned"
+        first = missing[0] if missing else None
+        wrong.append(say(form, count=len(there), planned=planned, index=first))
+    right = say("audit_stream_right", count=len(there))
+    yield from held("stream", named(stream), wrong, right)
 
 
 def stamps(stream: Stream) -> Iterator[Line]:
     """Times are in the order in which things can happen; the chunks repeat the tokens' stamps."""
-    wrong = [said for one in stream.requests.values() for said in _impossible(one)]
+    wrong = [found for one in stream.requests.values() for found in _impossible(one)]
     arrival = stream.run.arrival
     if arrival.kind == "serial" or (arrival.kind == "closed" and arrival.concurrency == 1):
         wrong += _overlapping(stream)
-    yield from held("stamps", named(stream), wrong, "possible, and in order")
+    yield from held("stamps", named(stream), wrong, say("audit_stamps_right"))
 
 
-def _impossible(one: Request) -> Iterator[str]:
+def _impossible(one: Request) -> Iterator[Said]:
     order = ("sent_ns", "first_token_ns", "second_token_ns", "last_token_ns", "end_ns")
     told = [(name, stamp) for name in order if (stamp := getattr(one, name)) is not None]
     for (earlier, first), (later, second) in pairwise(told):
         if second < first:
-            yield f"request {one.index}: {later} lies before {earlier}"
+            yield say("audit_before", index=one.index, later=later, earlier=earlier)
     if one.status == "ok" and (one.sent_ns is None or one.first_token_ns is None):
-        yield f"request {one.index}: succeeded without having been sent and answered"
+        yield say("audit_unsent", index=one.index)
     chunks = one.chunk_ns
     if not chunks:
         return
     if sorted(chunks) != chunks:
-        yield f"request {one.index}: its chunks are not in order"
+        yield say("audit_chunks", index=one.index)
     repeated = [("first_token_ns", chunks[0]), ("last_token_ns", chunks[-1])]
     repeated += [("second_token_ns", chunks[1])] if len(chunks) > 1 else []
     for name, stamp in repeated:
         if getattr(one, name) not in (None, stamp):
-            yield f"request {one.index}: {name} is not the stamp of its chunk"
+            yield say("audit_chunk", index=one.index, name=name)
 
 
-def _overlapping(stream: Stream) -> list[str]:
+def _overlapping(stream: Stream) -> list[Said]:
     """A serial client sends one at a time."""
     sent = sorted((one for one in stream.requests.values() if one.sent_ns), key=_sent)
     return [
-        f"request {two.index} was sent before request {one.index} had ended, in a serial run"
+        say("audit_overlap", index=two.index, other=one.index)
         for one, two in pairwise(sent)
         if _sent(two) < one.end_ns
     ]
@@ -98,12 +101,12 @@ def usage(stream: Stream) -> Iterator[Line]:
             told += 1
             if kept != verbatim:
                 wrong.append(
-                    f"request {one.index}: {name} is {kept}, but its usage says {verbatim}"
+                    say("audit_usage", index=one.index, name=name, kept=kept, told=verbatim)
                 )
     if not told:
-        yield unknown("usage", named(stream), "no answer's usage was kept")
+        yield unknown("usage", named(stream), say("audit_no_usage"))
         return
-    yield from held("usage", named(stream), wrong, "tokens are those of the answers' usage")
+    yield from held("usage", named(stream), wrong, say("audit_usage_right"))
 
 
 def _verbatim(one: Request) -> Iterator[tuple[str, int | None, int]]:
@@ -122,20 +125,19 @@ def sentinels(stream: Stream) -> Iterator[Line]:
     found = [one for one in stream.requests.values() if one.stratum == "sentinel"]
     where = named(stream)
     if not found:
-        yield unknown("sentinels", where, "there are none")
+        yield unknown("sentinels", where, say("audit_no_sentinels"))
         return
     bought = transfers(stream)
     if bought:
-        said = (
-            f"{len(bought)} of {len(found)} report cached tokens that they cannot have: cached "
-            "tokens here are transfers"
-        )
-        yield unknown("sentinels", where, said)
+        why = say("audit_transfers", count=len(bought), sentinels=len(found))
+        yield unknown("sentinels", where, why)
         return
     wrong = []
     if not stream.run.shard and len(found) != stream.run.sentinels:
-        wrong.append(f"{len(found)} are there, but {stream.run.sentinels} were planned")
-    yield from held("sentinels", where, wrong, f"{len(found)}, none of them from a cache")
+        planned = stream.run.sentinels
+        wrong.append(say("audit_sentinels", count=len(found), planned=planned))
+    right = say("audit_sentinels_right", count=len(found))
+    yield from held("sentinels", where, wrong, right)
 
 
 def transfers(stream: Stream) -> list[int]:
@@ -158,39 +160,53 @@ def counters(stream: Stream) -> Iterator[Line]:
         for one in stream.servers
         if one.role == "node" and one.error is None and one.endpoint_url is not None
     ]
-    if not own:
-        yield unknown("counters", where, "no server's own counters were published")
+    halves = [one for one in stream.servers if one.role in HALVES and one.error is None]
+    if not own and not halves:
+        yield unknown("counters", where, say("audit_no_counters"))
         return
-    wrong: list[str] = []
-    for server in own:
+    wrong: list[Said] = []
+    for server in own or halves:
         before, after = server.start_before_s, server.start_after_s
         if server.fell or (before and after and abs(after - before) > START_SLACK_S):
-            wrong.append(f"{server.url} {RESTARTED}")
-    if not wrong and not stream.run.shard and len(own) == 1:
-        wrong = [*_unbalanced(stream, own[0].counters)]
-    yield from held("counters", where, wrong, "the servers counted what was sent, and no more")
+            wrong.append(say(RESTARTED, url=server.url))
+    if not wrong and not stream.run.shard:
+        if len(own) == 1:
+            wrong = [*_unbalanced(stream, own[0].counters)]
+        elif not own:
+            wrong = [*_halved(stream, halves)]
+    yield from held("counters", where, wrong, say("audit_counters_right"))
 
 
-def _unbalanced(stream: Stream, counted: dict[str, float | None]) -> Iterator[str]:
+def _halved(stream: Stream, servers: Sequence[ServerMetrics]) -> Iterator[Said]:
+    """Behind a proxy each request goes to a prefiller and to a decoder, once each."""
+    requests = [*stream.requests.values()]
+    if any(one.status != "ok" or one.retries for one in requests):
+        return
+    for role in HALVES:
+        told = [one.counters.get("requests") for one in servers if one.role == role]
+        known = [one for one in told if one is not None]
+        if known and len(known) == len(told) and sum(known) != len(requests):
+            half = say(f"audit_half_{role}")
+            yield say("audit_counted_half", half=half, told=sum(known), count=len(requests))
+
+
+def _unbalanced(stream: Stream, counted: dict[str, float | None]) -> Iterator[Said]:
     """Counters against sums over the requests; only where each of them succeeded at once."""
     requests = [*stream.requests.values()]
     if any(one.status != "ok" or one.retries for one in requests):
         return
     told = counted.get("requests")
     if told is not None and told != len(requests):
-        yield f"the server counted {told:.0f} requests, and {len(requests)} are published"
+        yield say("audit_counted_requests", told=told, count=len(requests))
     if counted.get("preemptions"):
         return
     prompts, cached = _sum(requests, "prompt_tokens"), _sum(requests, "cached_tokens")
     told = counted.get("prompt_tokens")
     if told is not None and prompts is not None and told != prompts:
-        yield f"the server counted {told:,.0f} prompt tokens, the requests sum up to {prompts:,}"
+        yield say("audit_counted_prompts", told=told, sum=prompts)
     told = counted.get("computed_tokens")
     if told is not None and prompts is not None and cached is not None and told != prompts - cached:
-        yield (
-            f"the server computed {told:,.0f} prompt tokens, by the requests it was "
-            f"{prompts - cached:,}"
-        )
+        yield say("audit_counted_computed", told=told, sum=prompts - cached)
     yield from _sooner(requests, counted)
 
 
@@ -200,30 +216,26 @@ def _sum(requests: Sequence[Request], name: str) -> int | None:
     return sum(known) if len(known) == len(values) else None
 
 
-def _sooner(requests: Sequence[Request], counted: dict[str, float | None]) -> Iterator[str]:
+def _sooner(requests: Sequence[Request], counted: dict[str, float | None]) -> Iterator[Said]:
     """A client cannot have seen its first tokens sooner than the server had made them."""
     told, count = counted.get("ttft_sum_s"), counted.get("ttft_count")
     if not told or count != len(requests):
         return
     seen = sum((one.first_token_ns or 0) - (one.sent_ns or 0) for one in requests) / 1e9
     if seen < told * (1 - CLOCK_SLACK):
-        yield (
-            f"the server's own TTFTs sum up to {told:.3f} s, the client's to {seen:.3f} s: first "
-            "tokens were seen before they were made"
-        )
+        yield say("audit_sooner", told=told, seen=seen)
 
 
-def as_planned(stream: Stream, plan: RawPlan) -> Iterator[str]:
+def as_planned(stream: Stream, plan: RawPlan) -> Iterator[Said]:
     """Whether each request is the one that its plan has in this place."""
     by_index = {one.index: one for one in plan.planned}
     for one in stream.requests.values():
         planned = by_index.get(one.index)
         if planned is None:
-            yield f"request {one.index} is not in the plan"
+            yield say("audit_not_planned", index=one.index)
         elif (one.group, one.stratum) != (planned.group, planned.stratum):
-            yield f"request {one.index} is no {planned.stratum} of {planned.group}, as planned"
+            role = {"stratum": planned.stratum, "group": planned.group or "-"}
+            yield say("audit_other_role", index=one.index, **role)
         elif one.new_tokens != planned.new_tokens:
-            yield (
-                f"request {one.index}: new_tokens is {one.new_tokens}, in the plan "
-                f"{planned.new_tokens}"
-            )
+            told = {"kept": one.new_tokens, "planned": planned.new_tokens}
+            yield say("audit_new_tokens", index=one.index, **told)
