@@ -9,10 +9,10 @@
      "transfer_s": {"mean": 0.07, "n": 30, "how": "estimate", "from": "..."},
      "decode_s":   {..., "per_request": {"n": 30, "mean": 0.4, "p50": 0.4, "p90": 0.5}}}
 
-`queue_s` is before the prefiller; it and `flow` are null where nothing is disaggregated. What no
-server measures is estimated only from other things that were measured, only where prefill and
-decode are apart, and says `estimate`: never a share of TTFT. Servers count sentinels too, and so do
-the means that stand in for theirs.
+`queue_s` is before the prefiller; it and `flow` are there only where prefill and decode are apart.
+What no server measures is estimated only there, only from other things that were measured, and says
+`estimate`: never a share of TTFT. Servers count sentinels too, and so do the means that stand in
+for theirs.
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ def phases_of(
         transfer = transfer or _transfer_estimate(serving, flow, seen)
     if prefill is None and transfer is None and decode is None:
         return None
+    of_a_pair: dict[str, Any] = {}
+    if apart:
+        of_a_pair["flow"] = None if flow is None else flow.told()
+        of_a_pair["queue_s"] = phase(serving.prefill, "queue")
     return {
         "disaggregated": apart,
-        "flow": None if flow is None else flow.told(),
-        "queue_s": phase(serving.prefill, "queue") if apart else None,
+        **of_a_pair,
         "prefill_s": prefill,
         "transfer_s": transfer,
         "decode_s": decode,
