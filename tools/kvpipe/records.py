@@ -1110,7 +1110,7 @@ class BlockSize(Record, frozen=True, kw_only=True):
     ]
     blocks: Annotated[int, Meta(ge=0, description="Whole blocks of all prompts.")]
     unique_blocks: Annotated[
-        int, Meta(ge=0, description="Distinct ones: what a cache without a limit holds.")
+        int, Meta(ge=0, description="Distinct ones, sentinels' too: what a cache may come to hold.")
     ]
     ideal: Annotated[HitsAt, Meta(description="Without a limit.")]
     enough_tokens: Annotated[
@@ -1165,7 +1165,8 @@ class Analysis(Record, frozen=True, kw_only=True, tag_field="record", tag="analy
         Meta(description="Mean over requests of their tokens by the prompt's; null without any."),
     ]
     working_set_tokens: Annotated[
-        int, Meta(ge=0, description="Tokens of the distinct prefixes: all that could be kept.")
+        int,
+        Meta(ge=0, description="Of the distinct prefixes, sentinels' too: all there is to keep."),
     ]
     working_set_bytes: Annotated[
         int | None, Meta(description="The same in bytes; null where no KV size was named.")

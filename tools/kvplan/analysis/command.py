@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from kvpipe.records import Analysis, Plan, Planned
     from kvplan.analysis.accesses import Visit
     from kvplan.analysis.kvsizes import Capacity, KvSize
+    from kvplan.measure import Measure
+    from kvplan.trace import TraceLine
+    from kvplan.tracing import TraceWish
 
 _ONLY = ("kv", "kv_bytes_per_token", "capacity", "block_sizes", "eviction", "format", "chart")
 
@@ -116,6 +119,40 @@ def analyse_plan(head: Plan, requests: Sequence[Planned], want: Wanted) -> None:
         plan_sha256=head.plan_sha256,
         block_tokens=head.block_tokens or want.sizes[0],
         note=head.note,
+    )
+
+
+def analyse_trace(wish: TraceWish, engine_block: int, want: Wanted) -> None:
+    """Writes the analysis of a trace as it would be replayed; one look, and no text is made."""
+    from kvpipe.jsonl import open_lines
+    from kvplan.measure import Measure
+    from kvplan.trace import read_trace
+    from kvplan.tracing import plan_block
+
+    with open_lines(wish.path) as (name, stream):
+        lines = read_trace(stream, name, block_tokens=wish.trace_block, time_unit=wish.time_unit)
+        block = plan_block(lines.form, wish.scale, engine_block)
+        measure = Measure(
+            trace_block=lines.form.block_tokens, block=block, most_output=wish.most_output
+        )
+        write_analysis(
+            (_visit(line, measure, wish.speedup) for line in wish.selection.of(lines)),
+            want,
+            scenario="trace",
+            source=name,
+            block_tokens=block,
+        )
+
+
+def _visit(line: TraceLine, measure: Measure, speedup: float) -> Visit:
+    """A request of a trace; its ids are its links."""
+    from kvplan.analysis.accesses import Visit
+
+    whole = [(one, measure.block) for one in line.hash_ids[:-1]]
+    return Visit(
+        links=[*whole, (line.hash_ids[-1], measure.last(line))],
+        output_tokens=measure.output(line),
+        at_s=line.at_s / speedup,
     )
 
 

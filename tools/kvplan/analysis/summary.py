@@ -57,7 +57,7 @@ def analyse(taken: Accesses, question: Question) -> Analysis:
         span_s=_span(taken.at_s),
         given_block_tokens=given,
         blocks=int(blocks[counted].sum()),
-        unique_blocks=int(blocks.sum() - found.blocks.sum()),
+        unique_blocks=int((blocks - found.blocks)[counted].sum()),
         block_hit_ratio=_share(found.blocks[counted], blocks[counted]),
         token_hit_ratio=_share(found.tokens[counted], taken.input_tokens[counted]),
         mean_request_hit_ratio=_mean_share(found.tokens[counted], taken.input_tokens[counted]),
