@@ -10,21 +10,27 @@ injected lies in the measurement, as it does on a machine:
 - `repeats`: what a repeat does to its hit round, sentinels apart: the spread that `--until` reads.
 
 Times move as log ratios; TPOT moves with the ground as TTFT does. Nothing reads a clock.
+
+Under load a round without reuse stands before cold in odd repeats and after the hits in even ones,
+as kvload sends them (a single repeat has both), and the ground moves on from repeat to repeat:
+what these rounds see of it is the control.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from tests.kvreport.rounds import SETTING, Setting, Shape, run_of, stats_of
+from tests.kvreport.rounds import SETTING, Shape, rerun, run_of, stats_of
 
-from kvpipe.records import Arm, Samples, Stratum
+from kvpipe.records import Arm, Arrival, Samples, Stratum
 from kvreport.rounds import Round
 
 Floats = npt.NDArray[np.float64]
 TTFT_S, TPOT_S = 0.5, 0.02
+SERIAL_ARMS: tuple[Arm, ...] = ("cold", "hit")
+LOAD = Arrival(kind="closed", concurrency=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +78,50 @@ def rounds_of(
         rows = sent.rows()
         common = float(rng.normal(0, ground.repeats)) if ground.repeats else 0.0
         moved = _ground(ground, 2 * len(rows), rng)
-        arms: tuple[Arm, Arm] = ("cold", "hit")
-        for number, arm in enumerate(arms):
+        for number, arm in enumerate(SERIAL_ARMS):
             part = moved[number * len(rows) : (number + 1) * len(rows)]
             shift = effect + common if arm == "hit" else 0.0
             found.append(_round(ground, sent, rows, part, arm, repeat, shift, rng))
     return found
 
 
-def _ground(ground: Ground, count: int, rng: np.random.Generator) -> Floats:
-    """Where the ground lies at each request of both rounds: a slope, and a walk."""
-    even = ground.slope * np.arange(count) / (count / 2)
+def load_of(
+    ground: Ground, sent: Sent, repeats: range, seed: int, effect: float = 0.0
+) -> list[Round]:
+    """The same under load, with rounds without reuse; the ground moves on between repeats."""
+    between = np.random.default_rng([seed, 0]).normal(0, 1, max(repeats) + 1)
+    found = []
+    for repeat in repeats:
+        rng = np.random.default_rng([seed, repeat])
+        rows = sent.rows()
+        arms = arms_under_load(repeat, alone=len(repeats) == 1)
+        before = (repeat - 1) * len(arms)
+        walked = ground.walk * np.sqrt(len(rows) * 3) * between[:repeat].sum()
+        common = float(rng.normal(0, ground.repeats)) if ground.repeats else 0.0
+        moved = _ground(ground, len(arms) * len(rows), rng, rounds=len(arms))
+        moved += ground.slope * before + walked
+        for place, arm in enumerate(arms):
+            part = moved[place * len(rows) : (place + 1) * len(rows)]
+            shift = effect + common if arm == "hit" else 0.0
+            one = _round(ground, sent, rows, part, arm, repeat, shift, rng, LOAD)
+            assert one.run is not None
+            changed = {
+                "run_id": f"{one.run.run_id}-{place}",
+                "started_at": f"2026-03-01T10:{repeat:02}:{place:02}+00:00",
+            }
+            found.append(rerun(one, **changed))
+    return found
+
+
+def arms_under_load(repeat: int, *, alone: bool) -> tuple[Arm, ...]:
+    if alone:
+        return ("no_reuse", "cold", "hit", "no_reuse")
+    return ("no_reuse", "cold", "hit") if repeat % 2 else ("cold", "hit", "no_reuse")
+
+
+def _ground(ground: Ground, count: int, rng: np.random.Generator, rounds: int = 2) -> Floats:
+    """Where the ground lies at each request of some rounds: a slope, and a walk."""
+    even = ground.slope * np.arange(count) / (count / rounds)
     return even + np.cumsum(rng.normal(0, ground.walk, count) if ground.walk else np.zeros(count))
 
 
@@ -106,6 +145,7 @@ def _round(
     repeat: int,
     shift: float,
     rng: np.random.Generator,
+    arrival: Arrival = SETTING.arrival,
 ) -> Round:
     count = len(rows)
     contexts = {group: rng.normal(0, ground.groups) for _, group in rows if group}
@@ -132,6 +172,7 @@ def _round(
         total=count,
     )
     shape = Shape(requests=sent.requests, contexts=sent.contexts, uniques=0)
-    setting: Setting = SETTING
-    run = run_of(setting, shape, arm, repeat, 1 if arm == "cold" else 2)
+    setting = replace(SETTING, arrival=arrival)
+    numbers: dict[Arm, int] = {"no_reuse": 0, "cold": 1, "hit": 2}
+    run = run_of(setting, shape, arm, repeat, numbers[arm])
     return Round(stats=stats_of(run, samples, light=True), place="stats.jsonl:1")

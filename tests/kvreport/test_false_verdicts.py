@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.kvreport.aa import Ground, Sent, rounds_of
+from tests.kvreport.aa import LOAD, Ground, Sent, load_of, rounds_of
 from tests.kvreport.rounds import Setting, World, make, rerun
 
-from kvpipe.records import Arrival, Until
+from kvpipe.records import Until
 from kvreport.conclude import conclude
 from kvreport.conclusion import Scenario
 from kvreport.enough import Wish
@@ -36,7 +37,7 @@ GROUNDS = {
     "all together": Ground(noise=0.04, groups=0.05, memory=0.6, slope=0.03, walk=0.004),
 }
 SHORT = ("steady drift", "all together")
-LOAD = Arrival(kind="closed", concurrency=5)
+Maker = Callable[[Ground, Sent, range, int], list[Round]]
 
 
 def concluded(rounds: list[Round], wish: Wish | None = None) -> Scenario:
@@ -56,12 +57,12 @@ def uncontrolled(found: Scenario) -> bool:
     return interval is not None and not interval.low <= 0 <= interval.high
 
 
-def share(ground: Ground, repeats: int, contexts: int, seeds: int = SEEDS) -> tuple[float, float]:
+def share(
+    ground: Ground, repeats: int, contexts: int, seeds: int = SEEDS, made: Maker = rounds_of
+) -> tuple[float, float]:
     """Parts of the seeds with a verdict, and with one if nothing looked at the ground."""
     sent = Sent(contexts=contexts)
-    each = [
-        concluded(rounds_of(ground, sent, range(1, repeats + 1), seed)) for seed in range(seeds)
-    ]
+    each = [concluded(made(ground, sent, range(1, repeats + 1), seed)) for seed in range(seeds)]
     return (
         float(np.mean([directional(one) for one in each])),
         float(np.mean([uncontrolled(one) for one in each])),
@@ -145,6 +146,35 @@ def test_nothing_planted_is_nothing_found_however_many_repeats_follow() -> None:
 
 
 # --- under load ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contexts", [1, 3, 10] if FULL else [1, 10])
+@pytest.mark.parametrize("repeats", [1, 3, 5] if FULL else [1, 3])
+@pytest.mark.parametrize("name", GROUNDS if FULL else SHORT)
+def test_false_verdicts_are_rare_under_load(name: str, repeats: int, contexts: int) -> None:
+    """Of cold against hit, and of no reuse against hit: TTFT, E2E, TPOT and throughput."""
+    seeds = SEEDS if FULL else 20
+    said, alone = share(GROUNDS[name], repeats, contexts, seeds, load_of)
+    if FULL:
+        print(f"\n| load, {name} | {repeats} | {contexts} | {said:.1%} | {alone:.1%} |", end="")
+    assert said <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / seeds)
+
+
+def test_the_drift_would_have_been_taken_for_an_effect_under_load() -> None:
+    said, alone = share(GROUNDS["steady drift"], 3, 10, 20, load_of)
+    assert alone > 0.3 and said < 0.1
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 5])
+def test_an_effect_that_is_there_is_found_under_load(repeats: int) -> None:
+    """A hit at a tenth of a miss, on ground that wanders."""
+    ground, effect = GROUNDS["wandering drift"], math.log(0.1)
+    found = [
+        concluded(load_of(ground, Sent(contexts=10), range(1, repeats + 1), seed, effect))
+        for seed in range(20)
+    ]
+    words = [one.effects["ttft"].verdict.word for one in found]
+    assert "slower" not in words and words.count("faster") >= 19
 
 
 def test_under_load_the_rounds_without_reuse_are_the_control() -> None:
