@@ -8,6 +8,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, RemoteDisconnected
@@ -234,6 +235,16 @@ def test_a_stream_may_be_one_write(node: Sim) -> None:
     assert len(http_chunks(node)) == 7  # role, four tokens, usage, [DONE]
     with fault(node, "buffered"):
         assert len(http_chunks(node)) == 1
+
+
+def test_a_stream_may_be_compressed_though_nobody_asked(node: Sim) -> None:
+    plain = b"".join(http_chunks(node, temperature=0))
+    with fault(node, "compressed"):
+        packed = b"".join(http_chunks(node, temperature=0))
+        head = node.chat("hello", headers={"accept-encoding": "identity"}).headers
+    told = zlib.decompress(packed, wbits=31)
+    assert told.count(b"data: ") == plain.count(b"data: ") == 7
+    assert head["content-encoding"] == "gzip"
 
 
 def test_events_may_share_a_write(node: Sim) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -270,3 +271,12 @@ def test_what_cannot_be_is_refused_by_name(
     reply = node.call("POST", "/v1/completions", {"prompt": "hello", **change})
     assert reply.status == 400
     assert reply.json["error"]["param"] == param
+
+
+def test_a_template_may_begin_with_the_date(kvsim: Callable[..., Sim]) -> None:
+    sim = kvsim(*FAST, "--dated-template")
+    body = {"model": "sim", "messages": [{"role": "user", "content": "alpha"}]}
+    tokens = sim.call("POST", "/tokenize", body).json["tokens"]
+    text = sim.call("POST", "/detokenize", {"model": "sim", "tokens": tokens}).json["prompt"]
+    assert re.search(r"Now it is \d{4}-\d{2}-\d{2} \d{2}:\d{2}[.]", text)
+    assert sim.chat("alpha").usage["prompt_tokens"] == len(tokens)

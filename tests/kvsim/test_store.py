@@ -243,3 +243,15 @@ def test_many_loads_into_a_small_cache_all_end(kvsim: Start) -> None:
         done = list(pool.map(lambda at: small.chat(words(150, at * 7), max_tokens=60), range(8)))
     assert all(reply.usage["completion_tokens"] == 60 for reply in done)
     assert small.metric("vllm:kv_cache_usage_perc") == 0
+
+
+def test_nodes_of_two_hash_seeds_share_a_store_and_nothing_in_it(kvsim: Start) -> None:
+    store = kvsim("--role", "store")
+    flags = (*FAST, "--save-delay-ms", "0", "--store", store.url)
+    a, b = kvsim(*flags), kvsim(*flags, "--hash-seed", "7")
+    a.chat(PROMPT)
+    store.wait_for("master_key_count", 31)
+    assert b.chat(PROMPT).cached == 0
+    store.wait_for("master_key_count", 62)
+    b.reset()
+    assert b.chat(PROMPT).cached == 31 * 16, "its own it finds"

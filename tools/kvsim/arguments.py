@@ -34,6 +34,7 @@ _COUNTS: tuple[tuple[str, type, Any, str, str], ...] = (
     ("--max-num-seqs", int, _NODE.max_num_seqs, "N", "most running requests [256]"),
     ("--max-num-batched-tokens", int, _NODE.max_num_batched_tokens, "N", "of a step [2048]"),
     ("--seed", int, _NODE.seed, "N", "of the noise and the faults [0]"),
+    ("--hash-seed", int, _NODE.hash_seed, "N", "of the blocks' names in a store [0]"),
     ("--segment-bytes", int, _NODE.segment_bytes, "N", "room it gives to the store [2 GiB]"),
     ("--bytes-per-token", int, _NODE.bytes_per_token, "N", "of KV in the store [4096]"),
 )
@@ -112,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-dev-mode", action="store_true", help="reset routes are 404")
     add("--kv-load-failure-policy", choices=("fail", "recompute"), default=_NODE.load_failure,
         help="when loaded blocks have gone [fail]")  # fmt: skip
+    add("--dated-template", action="store_true", help="chat prompts begin with date and time")
     add("--flat", action="store_true", help="constant times, no cache, little work: for clients")
     groups = (
         (node, _COUNTS),
@@ -234,6 +236,8 @@ def node_options(arguments: argparse.Namespace) -> NodeOptions:
         itl_s=arguments.itl_ms / 1e3,
         truth=arguments.truth,
         faults=faults(arguments),
+        hash_seed=arguments.hash_seed,
+        dated_template=arguments.dated_template,
         role=arguments.role,
         flow=arguments.flow,
         kv_hold_s=arguments.kv_hold_s,

@@ -48,6 +48,7 @@ FAULTS: dict[str, Fault] = {
     "no_done": Fault("no [DONE] at the end"),
     "truncate": Fault("the connection is closed after N content chunks", "N", "3"),
     "buffered": Fault("the whole stream in one write at its end: stream_buffered"),
+    "compressed": Fault("streams are gzipped, whatever the client accepts"),
     "merged": Fault("N events a write", "N", "2"),
     "split": Fault("events split over writes at random bytes"),
     "crlf": Fault("lines end with CR LF"),

@@ -106,12 +106,12 @@ def _typed(body: Body, chat: bool) -> Body:
     return fields
 
 
-def _prompts(body: Body, chat: bool) -> tuple[tuple[int, ...], ...]:
+def _prompts(body: Body, chat: bool, dated: bool) -> tuple[tuple[int, ...], ...]:
     """Token ids of each prompt. Raises Refused."""
     if chat:
         messages = [item for item in body["messages"] if isinstance(item, dict)]
         opened = body.get("add_generation_prompt", True)
-        return (tuple(render_chat(messages, generation_prompt=bool(opened))),)
+        return (tuple(render_chat(messages, generation_prompt=bool(opened), dated=dated)),)
     prompt = body["prompt"]
     many: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if many and all(isinstance(item, int) for item in many):
@@ -190,7 +190,7 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
     if model != options.model:
         raise refusals.no_such_model(model, options.model)
     _check_values(fields)
-    prompts = _prompts(body, chat)
+    prompts = _prompts(body, chat, options.dated_template)
     longest = max(map(len, prompts))
     limit = _max_tokens(fields, chat, longest, options.max_model_len)
     least = fields.get("min_tokens", 0)

@@ -70,6 +70,10 @@ class NodeOptions:
     truth: Path | None = None
     faults: tuple[str, ...] = ()
     verbose: bool = False
+    hash_seed: int = 0
+    """As PYTHONHASHSEED: nodes of different seeds name equal blocks differently in a store."""
+    dated_template: bool = False
+    """Whether the chat template begins with the date and the minute."""
     role: Role = "node"
     flow: Flow = "vllm"
     kv_hold_s: float = 480.0

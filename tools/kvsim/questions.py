@@ -50,7 +50,8 @@ class Questions:
         if isinstance(body.get("messages"), list):
             opened = bool(body.get("add_generation_prompt", True))
             messages = [item for item in body["messages"] if isinstance(item, dict)]
-            tokens = render_chat(messages, generation_prompt=opened)
+            dated = self._options.dated_template
+            tokens = render_chat(messages, generation_prompt=opened, dated=dated)
         elif isinstance(body.get("prompt"), str):
             tokens = encode(body["prompt"])
         else:

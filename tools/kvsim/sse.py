@@ -45,6 +45,8 @@ class SseWriter:
         """Sends the head of the answer; HTTP 200 whatever comes later."""
         self._trace.status = 200
         self._response.enable_chunked_encoding()
+        if self._faults.on("compressed"):
+            self._response.enable_compression(web.ContentCoding.gzip)
         await self._response.prepare(self._request)
         return self._response
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from hashlib import blake2b
 from typing import Any
 
 import aiohttp
@@ -41,6 +42,10 @@ class StoreClient:
             raise StoreUnreachable(f"{self._url}: {error}") from error
 
     def _keys(self, names: list[bytes]) -> list[str]:
+        seed = self._options.hash_seed
+        if seed:
+            key = str(seed).encode()
+            names = [blake2b(name, digest_size=len(name), key=key).digest() for name in names]
         return [self._prefix + name.hex() for name in names]
 
     async def mount(self) -> None:

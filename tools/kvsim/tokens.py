@@ -8,6 +8,7 @@ first, keeps the tokens that it had: prefixes of texts are prefixes of token lis
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import product
 
@@ -99,10 +100,15 @@ def _message(role: str, content: str) -> list[int]:
 
 
 def render_chat(
-    messages: Sequence[Mapping[str, object]], *, generation_prompt: bool = True
+    messages: Sequence[Mapping[str, object]], *, generation_prompt: bool = True, dated: bool = False
 ) -> list[int]:
-    """ChatML: every chat prompt on earth shares its first four tokens when a user speaks first."""
+    """ChatML: every chat prompt on earth shares its first four tokens when a user speaks first.
+
+    `dated`: as templates do that begin with the time, so that nothing is hit a minute later.
+    """
     ids: list[int] = []
+    if dated:
+        ids += _message("system", f"Now it is {datetime.now(UTC):%Y-%m-%d %H:%M}.")
     for message in messages:
         ids += _message(str(message.get("role", "user")), _content_text(message.get("content")))
     if generation_prompt:
