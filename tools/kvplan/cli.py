@@ -4,213 +4,93 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, NoReturn
 
 from kvengine.access import api_key, extra_body, headers
 from kvpipe.jsonl import encode
-from kvpipe.process import UsageError, complain, new_parser, run_tool
-from kvpipe.records import Plan, Planned
-from kvplan.scenarios import SCENARIOS, Lengths, scenario_named
+from kvpipe.process import UsageError, complain, run_tool
+from kvpipe.records import Plan
+from kvplan.analysis.command import Wanted, analyse_plan, analyse_trace, wanted
+from kvplan.flags import check, parser
+from kvplan.scenarios import scenario_named
 
 if TYPE_CHECKING:
     from kvplan.plans import Endpoint, Settings
     from kvplan.shape import Wish
+    from kvplan.tracing import TraceWish
 
-LEAST_CONTEXT = 32
-"""Tokens below which a context has no room for a template and a sentence."""
-
-_DESCRIPTION = """\
-Makes the requests of a scenario, in the order in which they are to be sent, and
-writes a `plan` record and its `planned` records. The same seed and flags give
-the same bytes. Pure, but for --url, by which a server counts tokens."""
-
-_EXAMPLES = """\
-  kvplan --scenario cold_start | head -1 | jq .asked_tokens
-  kvplan --scenario code_generation --contexts 8 --url http://a:8000 > p.jsonl
-  kvplan --scenario batch_processing | kvload --url http://a:8000 --workload -
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Every flag, in groups."""
-    made = new_parser("kvplan", _DESCRIPTION, _EXAMPLES)
-    _shape_arguments(made.add_argument_group("shape"))
-    _request_arguments(made.add_argument_group("requests"))
-    _server_arguments(made.add_argument_group("counting tokens"))
-    made.add_argument("-q", "--quiet", action="store_true", help="no line about lengths on stderr")
-    return made
-
-
-def _shape_arguments(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    names = ", ".join(SCENARIOS)
-    add("--scenario", metavar="NAME", required=True, help=f"one of {names}")
-    add(
-        "--requests",
-        type=_number("--requests", 1),
-        default=30,
-        metavar="N",
-        help="sentinels apart [30]",
-    )
-    add(
-        "--context-tokens",
-        type=_lengths("--context-tokens", LEAST_CONTEXT),
-        metavar="N|LO-HI",
-        help="length of each context, or a range from which each draws its own "
-        "[the scenario's own]; for conversations, of the history at the last turn",
-    )
-    add(
-        "--contexts",
-        type=_number("--contexts", 1),
-        metavar="K",
-        help="independent contexts, or conversations [1; conversations of seven turns]",
-    )
-    add(
-        "--shared-ratio",
-        type=_ratio,
-        metavar="R",
-        help="share of the requests that share a context, 0 to 1 [the scenario's own]",
-    )
-    add(
-        "--order",
-        choices=("leaders-first", "shuffled"),
-        default="leaders-first",
-        help="leaders-first: the first with a context is answered before the others start",
-    )
-    add(
-        "--sentinels",
-        type=_number("--sentinels", 0),
-        metavar="N",
-        help="never-repeated requests [5 %%, at least 3]",
-    )
-    add(
-        "--seed",
-        type=_number("--seed", 0),
-        default=0,
-        metavar="N",
-        help="of shape, order and text [0]",
-    )
-    some = group.add_mutually_exclusive_group()
-    some.add_argument(
-        "--repeats",
-        type=_number("--repeats", 1),
-        metavar="N",
-        help="plans of one shape with new text [1]",
-    )
-    some.add_argument(
-        "--repeat", type=_number("--repeat", 1), metavar="I", help="only the I-th of those"
-    )
-
-
-def _request_arguments(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--output-tokens",
-        type=_number("--output-tokens", 1),
-        default=64,
-        metavar="N",
-        help="asked for [64]",
-    )
-    add(
-        "--api",
-        choices=("chat", "completions"),
-        default="chat",
-        help="completions are token ids where no server counts text [chat]",
-    )
-    add("--extra-body", metavar="JSON", help="more fields for each body")
-    add(
-        "--token-ids",
-        type=_lengths("--token-ids", 0),
-        default="1000-29999",
-        metavar="LO-HI",
-        help="ids that the model's vocabulary has [1000-29999]",
-    )
-
-
-def _server_arguments(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--url", metavar="URL", help="server that counts, with or without /v1")
-    add("--model", metavar="M", help="as the server names it [the only one served]")
-    add("--api-key-file", metavar="F", help="file with the key [OPENAI_API_KEY]")
-    add("--header", action="append", default=[], metavar="K:V", help="to send with each request")
-    add(
-        "--block-tokens",
-        type=_number("--block-tokens", 1),
-        default=16,
-        metavar="N",
-        help="no two contexts may share so many tokens [16]",
-    )
-
-
-# Complaints about values are raised as UsageError, which argparse lets through: one line that names
-# the flag, where its own error would print the whole usage first.
-
-
-def _number(flag: str, least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"\d+", text, re.ASCII) or int(text) < least:
-            raise UsageError(f"{flag} '{text}': a whole number of {least} or more is expected")
-        return int(text)
-
-    return read
-
-
-def _ratio(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"--shared-ratio '{text}': a number from 0 to 1 is expected")
-    return value
-
-
-def _lengths(flag: str, least: int) -> Callable[[str], Lengths]:
-    def read(text: str) -> Lengths:
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
-        if found is None:
-            raise UsageError(f"{flag} '{text}': neither N nor LO-HI, such as 16000-32000")
-        low, high = int(found[1]), int(found[2] or found[1])
-        if low > high:
-            raise UsageError(f"{flag} '{text}': the lower end comes first: {high}-{low}")
-        if low < least:
-            raise UsageError(f"{flag} '{text}': at least {least} is expected")
-        return Lengths(low=low, high=high)
-
-    return read
+REQUESTS = 30
+OUTPUT_TOKENS = 64
 
 
 def run(argv: Sequence[str] | None) -> int:
     """Write the plans. Raises ToolError, UsageError."""
     args = parser().parse_args(argv)
-    scenario = scenario_named(args.scenario)
-    # Here and not above: `--help` must not pay for numpy and aiohttp.
-    from kvplan.plans import Settings
+    check(args)
+    want = wanted(args)
+    if args.trace is None:
+        asyncio.run(_write(_wish(args), args, want))
+    elif want is None:
+        asyncio.run(_replay(_trace_wish(args), args))
+    else:
+        analyse_trace(_trace_wish(args), args.block_tokens, want)
+    return 0
+
+
+# Imports stand inside: `--help` must not pay for numpy and aiohttp.
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    """The shape that was asked for; UsageError for a scenario that is none."""
     from kvplan.shape import Wish
 
-    wish = Wish(
+    scenario = scenario_named(args.scenario)
+    return Wish(
         scenario=scenario,
-        requests=args.requests,
+        requests=args.requests or REQUESTS,
         context=args.context_tokens or scenario.context,
         shared_ratio=args.shared_ratio,
         contexts=args.contexts,
-        order=args.order,
+        order=args.order or "leaders-first",
         sentinels=args.sentinels,
         seed=args.seed,
     )
-    settings = Settings(
+
+
+def _trace_wish(args: argparse.Namespace) -> TraceWish:
+    """The replay that was asked for."""
+    from kvplan.trace import Selection
+    from kvplan.tracing import TraceWish
+
+    return TraceWish(
+        path=args.trace,
+        time_unit=args.time_unit,
+        trace_block=args.trace_block_tokens,
+        selection=Selection(window=args.window, limit=args.limit),
+        scale=args.scale or Fraction(1),
+        speedup=args.speedup or 1.0,
+        spread=args.spread,
+        seed=args.seed,
+        sentinels=args.sentinels,
+        most_output=args.output_tokens,
+    )
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from kvplan.plans import Settings
+
+    return Settings(
         api=args.api,
-        output_tokens=args.output_tokens,
+        output_tokens=args.output_tokens or OUTPUT_TOKENS,
         block_tokens=args.block_tokens,
         ids=args.token_ids,
         body=extra_body(args.extra_body),
         repeats=(args.repeat,) if args.repeat else tuple(range(1, (args.repeats or 1) + 1)),
     )
-    asyncio.run(_write(wish, settings, _endpoint(args), quiet=args.quiet))
-    return 0
 
 
 def _endpoint(args: argparse.Namespace) -> Endpoint | None:
@@ -229,27 +109,44 @@ def _endpoint(args: argparse.Namespace) -> Endpoint | None:
     )
 
 
-async def _write(wish: Wish, settings: Settings, endpoint: Endpoint | None, *, quiet: bool) -> None:
-    """Each plan when it is made, and a line about it for people."""
+async def _write(wish: Wish, args: argparse.Namespace, want: Wanted | None) -> None:
+    """Each plan when it is made, or its analysis, and a line about it for people."""
     from kvplan.plans import plans
 
-    async for head, requests in plans(wish, settings, endpoint):
+    async for head, requests in plans(wish, _settings(args), _endpoint(args)):
+        if want is not None:
+            analyse_plan(head, requests, want)
+            continue
         sys.stdout.buffer.write(b"".join(map(encode, [head, *requests])))
         sys.stdout.buffer.flush()
-        if not quiet:
-            complain(told(head, requests), "kvplan")
+        if not args.quiet:
+            got = sum(request.prompt_tokens or 0 for request in requests)
+            complain(told(head, got), "kvplan")
 
 
-def told(head: Plan, requests: Sequence[Planned]) -> str:
-    """One line: what the plan is, and the lengths that were asked for and got."""
-    got = sum(request.prompt_tokens or 0 for request in requests)
+async def _replay(wish: TraceWish, args: argparse.Namespace) -> None:
+    """The same of a trace, whose requests wait on disk."""
+    from kvplan.tracing import trace_plans
+
+    async for made in trace_plans(wish, _settings(args), _endpoint(args)):
+        sys.stdout.buffer.write(encode(made.head))
+        shutil.copyfileobj(made.lines, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        if not args.quiet:
+            complain(told(made.head, made.tokens), "kvplan")
+
+
+def told(head: Plan, got: int) -> str:
+    """One line: what the plan is, and the lengths in tokens that were asked for and got."""
     repeat = f" repeat {head.repeat}" if head.repeat > 1 else ""
     lengths = f"got {got} ({head.calibrated})"
     if head.got_tokens is None:
-        lengths = f"got about {got} ({head.note})"
+        lengths = f"got about {got}"
+    note = f" ({head.note})" if head.note else ""
     return (
         f"{head.scenario}{repeat}: {head.requests} requests, {head.cold_requests} of them cold, "
-        f"and {head.sentinels} sentinels; asked for {head.asked_tokens} prompt tokens, {lengths}"
+        f"and {head.sentinels} sentinels; asked for {head.asked_tokens} prompt tokens, "
+        f"{lengths}{note}"
     )
 
 

@@ -2,8 +2,9 @@
 
 Two forms are read. Mooncake's (kvcache-ai/Mooncake, `FAST25-release/traces`) counts milliseconds
 and names blocks of 512 tokens; Qwen's (alibaba-edu/qwen-bailian-usagetraces-anon) counts seconds,
-names blocks of 16 tokens, and says which chat a request belongs to. In both an id in `hash_ids`
-stands for a block *and everything before it*: the same id is the same whole prefix.
+names blocks of 16 tokens, and says which chat a request belongs to. In Mooncake's an id in
+`hash_ids` stands for a block and everything before it; in Qwen's for the block alone, so that one
+may stand behind different beginnings. What a cache can share is the beginning: see `prefixes`.
 """
 
 from __future__ import annotations
@@ -53,6 +54,20 @@ class TraceLine(msgspec.Struct, frozen=True, kw_only=True):
     """Of Qwen's form; null in Mooncake's."""
     turn: int | None = None
     """Of Qwen's form; null in Mooncake's."""
+
+
+_PRIME = (1 << 61) - 1
+_FACTOR = 0x1D8AF066_5A3B9C15 % _PRIME
+
+
+def prefixes(hash_ids: Iterable[int]) -> list[int]:
+    """A name for each block together with everything before it: 61 bits of a polynomial in them."""
+    named: list[int] = []
+    key = 0
+    for one in hash_ids:
+        key = (key * _FACTOR + one + 1) % _PRIME
+        named.append(key)
+    return named
 
 
 class _Raw(msgspec.Struct, frozen=True, kw_only=True):

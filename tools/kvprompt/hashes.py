@@ -18,13 +18,35 @@ from kvprompt.salt import LMCACHE_TAG, SALT_KEYS
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
+class PlanHashes:
+    """Both hashes of a plan that goes by one request at a time, in order of dispatch."""
+
+    def __init__(self) -> None:
+        self._plan = hashlib.sha256()
+        self._shape = hashlib.sha256()
+        self._groups: dict[str, int] = {}
+
+    def add(self, request: Planned) -> None:
+        """The next request."""
+        self._plan.update(_plan_line(request))
+        self._shape.update(_shape_line(request, self._groups))
+
+    @property
+    def plan_sha256(self) -> str:
+        """Of the requests so far."""
+        return self._plan.hexdigest()
+
+    @property
+    def shape_sha256(self) -> str:
+        """Of the requests so far."""
+        return self._shape.hexdigest()
+
+
 def plan_sha256(planned: Sequence[Planned]) -> str:
     """Hash of the requests as they are planned, in order of dispatch."""
     digest = hashlib.sha256()
     for request in planned:
-        content: Any = request.messages if request.messages is not None else request.prompt
-        digest.update(_encode([_frame(request), request.group, _blank(content, request.nonce)]))
-        digest.update(b"\n")
+        digest.update(_plan_line(request))
     return digest.hexdigest()
 
 
@@ -33,10 +55,19 @@ def shape_sha256(planned: Sequence[Planned]) -> str:
     digest = hashlib.sha256()
     groups: dict[str, int] = {}
     for request in planned:
-        group = None if request.group is None else groups.setdefault(request.group, len(groups))
-        digest.update(_encode([_frame(request), group, request.stratum, _length(request)]))
-        digest.update(b"\n")
+        digest.update(_shape_line(request, groups))
     return digest.hexdigest()
+
+
+def _plan_line(request: Planned) -> bytes:
+    content: Any = request.messages if request.messages is not None else request.prompt
+    return _encode([_frame(request), request.group, _blank(content, request.nonce)]) + b"\n"
+
+
+def _shape_line(request: Planned, groups: dict[str, int]) -> bytes:
+    """Groups by their order of first sight, which `groups` keeps: names say nothing of shape."""
+    group = None if request.group is None else groups.setdefault(request.group, len(groups))
+    return _encode([_frame(request), group, request.stratum, _length(request)]) + b"\n"
 
 
 def _frame(request: Planned) -> list[Any]:
