@@ -291,6 +291,11 @@ def cut_short(folder: Path) -> set[str]:
     return codes(b"".join(records.splitlines(keepends=True)[:-1]), folder)
 
 
+def by_another_tool(_: Path) -> set[str]:
+    written = pipe(f"kvstats --from vllm-bench {ROOT}/tests/data/peers/vllm-bench/cold.json")
+    return {one["code"] for one in json.loads(written)["findings"]}
+
+
 PROVOKED: dict[str, Case] = {
     "answers_differ": two_rounds("nondeterministic"),
     "barrier_unknown": without_metrics(),
@@ -302,6 +307,7 @@ PROVOKED: dict[str, Case] = {
     "drift": two_rounds("drift=1.12", engine=SLOW),
     "errors": one_round("http_error=500,4"),
     "foreign_traffic": with_a_stranger(during=True),
+    "imported": by_another_tool,
     "incomplete": cut_short,
     "lost": with_fault_before_the_hits("evict"),
     "not_isolated": sent_twice(None, "none", "none"),
@@ -328,6 +334,7 @@ SILENT: dict[str, Case] = {
     "drift": two_rounds(engine=SLOW, flags="--sentinels 8"),
     "errors": one_round(),
     "foreign_traffic": with_a_stranger(during=False),
+    "imported": one_round(),
     "incomplete": one_round(),
     "lost": with_fault_before_the_hits(None),
     "not_isolated": sent_twice(None, "one", "two"),

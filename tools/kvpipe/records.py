@@ -52,6 +52,7 @@ Code = Literal[
     "errors",
     "incomplete",
     "answers_differ",
+    "imported",
     "simulated",
 ]
 DiagnosisCode = Literal[
@@ -492,8 +493,12 @@ class Run(Record, frozen=True, kw_only=True, tag_field="record", tag="run"):
     config_sha256: Annotated[str | None, Meta(description="Hash of `config`.")] = None
     shard: Annotated[str | None, Meta(description="I/N of a fleet; null: not sharded.")] = None
     workers: Annotated[int, Meta(ge=1, description="Processes that sent the requests.")] = 1
-    tool_version: Annotated[str, Meta(description="Version of kvload.")]
-    host: Annotated[Host, Meta(description="Machine that sent the load.")]
+    tool_version: Annotated[
+        str, Meta(description="Version of kvload; of an import the tool that measured.")
+    ]
+    host: Annotated[
+        Host | None, Meta(description="Machine that sent the load; null: an import, not told.")
+    ]
     started_at: Annotated[str, Meta(description="Wall clock at 0 ns of this run, RFC 3339.")]
     clock: Annotated[
         str, Meta(description="Clock of the stamps; one for all records of the run.")
@@ -818,6 +823,55 @@ class Conservation(Record, frozen=True, kw_only=True):
     ] = None
 
 
+class Divergence(Record, frozen=True, kw_only=True):
+    """Where two answers to one request part."""
+
+    index: Annotated[int, Meta(ge=0, description="Place of the request in the plan.")]
+    token: Annotated[
+        int | None, Meta(description="Equal tokens before it; null: the tokens are not known.")
+    ] = None
+    character: Annotated[int, Meta(ge=0, description="Equal characters before it.")]
+    before: Annotated[str, Meta(description="The last of what is equal, at most 40 characters.")]
+    base: Annotated[str, Meta(description="How the base round's answer goes on, as much.")]
+    other: Annotated[str, Meta(description="How this round's answer goes on, as much.")]
+    kind: Annotated[
+        Literal["near_tie", "wrong", "unknown"],
+        Meta(
+            description="`near_tie`: both tokens were as likely, and rounding decides; `wrong`: "
+            "they were not; `unknown`: no log probabilities tell."
+        ),
+    ]
+    gap: Annotated[
+        float | None,
+        Meta(
+            description="By how much the round's own token was likelier than the other round's, "
+            "in nats, the larger of both rounds; at least that much where the other is not among "
+            "the candidates that were told; null: not told."
+        ),
+    ] = None
+    shift: Annotated[
+        float | None,
+        Meta(description="How far a candidate's log probability lies apart in the two rounds."),
+    ] = None
+
+
+class Answers(Record, frozen=True, kw_only=True):
+    """This round's answers against those of another round of its repeat (`--keep-output`)."""
+
+    base_run_id: Annotated[str, Meta(description="Round that they are set against.")]
+    base_arm: Annotated[Arm, Meta(description="Arm of that round.")]
+    base_round_num: Annotated[int, Meta(ge=0, description="Number of that round.")]
+    compared: Annotated[int, Meta(ge=0, description="Requests answered and kept in both.")]
+    equal: Annotated[int, Meta(ge=0, description="Those with equal answers.")]
+    near_ties: Annotated[int, Meta(ge=0, description="Those that part at a near tie.")]
+    wrong: Annotated[int, Meta(ge=0, description="Those that part where none was near.")]
+    unknown: Annotated[int, Meta(ge=0, description="Those of which nothing tells which it is.")]
+    near_tie_nats: Annotated[float, Meta(description="Gap below which it is a near tie.")]
+    divergences: Annotated[
+        list[Divergence], Meta(description="The first five in plan order, the wrong ones first.")
+    ] = []
+
+
 class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="round_stats"):
     """One round, aggregated; the source documents' flat names stand beside ours."""
 
@@ -910,6 +964,10 @@ class RoundStats(Record, frozen=True, kw_only=True, tag_field="record", tag="rou
     reset: Annotated[Reset | None, Meta(description="Reset before a store hit.")] = None
     samples: Annotated[
         Samples | None, Meta(description="Per request, for pairing; null in old files.")
+    ] = None
+    answers: Annotated[
+        Answers | None,
+        Meta(description="Its answers against the cold round's; null: not kept, or not both seen."),
     ] = None
     findings: Annotated[list[Finding], Meta(description="What touches this round's numbers.")] = []
 

@@ -409,6 +409,7 @@ PHRASES: dict[str, str] = {
     "finding_cached_tokens_not_reported": "服务器不报告命中的 token 数（{message}）",
     "finding_errors": "有请求失败（{message}）",
     "finding_answers_differ": "同一请求在两轮中的回答不同（{message}）",
+    "finding_imported": "由其他工具测得，其文件未记录的内容无从得知（{message}）",
     "finding_simulated": "由 kvsim 模拟（{message}）",
     "finding_cold_not_shown": "冷启动未证实（{message}）",
     "finding_tier_not_shown": "命中的缓存层未证实（{message}）",

@@ -53,8 +53,8 @@ READERS: dict[str, Reader] = {
     "block tokens": lambda run: run.block_tokens,
     "chunk tokens": lambda run: run.chunk_tokens,
     "simulated": lambda run: "yes" if run.simulated else "no",
-    "client host": lambda run: run.host.name,
-    "client processors": lambda run: run.host.cpus,
+    "client host": lambda run: run.host.name if run.host else None,
+    "client processors": lambda run: run.host.cpus if run.host else None,
     "kvload": lambda run: run.tool_version,
     "measured on": lambda run: run.started_at[:10],
 }

@@ -93,6 +93,8 @@ def client_error(runs: Sequence[Run], demand: Demand, ttft_p50_s: float | None) 
 
 
 def _why(run: Run, calibration: Calibration) -> str | None:
+    if run.host is None:
+        return "of a host, and this round does not say which"
     return why_unfit(calibration, run.host, run.tool_version, run.started_at)
 
 

@@ -18,6 +18,7 @@ from kvstats.patience import Patience, reads_a_pipe
 from kvstats.slo import parse_slos
 
 if TYPE_CHECKING:
+    from kvstats.exports.vllm_bench import Export
     from kvstats.per_request import Spool
 
 EXAMPLES = """\
@@ -61,6 +62,19 @@ def parser() -> argparse.ArgumentParser:
         default="json",
         help="json lines, a table to read, or OpenMetrics text for a collector (default: json)",
     )
+    built.add_argument(
+        "--from",
+        dest="source",
+        choices=("vllm-bench", "aiperf"),
+        help="read files of another tool: vllm bench serve --save-result --save-detailed, or "
+        "AIPerf's profile_export.jsonl; the first is round 1, the next is round 2",
+    )
+    built.add_argument(
+        "--to",
+        dest="target",
+        choices=("vllm-bench",),
+        help="write each round as vllm bench serve --save-result --save-detailed writes a run",
+    )
     return built
 
 
@@ -75,13 +89,19 @@ def run(argv: Sequence[str] | None) -> int:
     slo = parse_slos(options.slo)
     if options.per_request and options.format != "json":
         raise UsageError(f"--per-request writes JSON lines: leave out --format {options.format}")
+    export = _export(options)
     files: list[str] = options.files or ["-"]
     patience = Patience()
     if "-" in files and reads_a_pipe():
         patience.listen()
     with closing(Spool()) as spool:
-        rounds = Rounds(slo, spool.add if options.per_request else None)
-        for path in files:
+        listen = None if export is None else export.add
+        rounds = Rounds(slo, spool.add if options.per_request else None, listen)
+        if options.source:
+            from kvstats.imports import import_into
+
+            import_into(rounds, options.source, files)
+        for path in [] if options.source else files:
             with open_lines(path) as (name, stream):
                 read_into(rounds, stream, name)
         if not len(rounds):
@@ -89,9 +109,24 @@ def run(argv: Sequence[str] | None) -> int:
         stats = [checked(summarise(round_)) for round_ in rounds.finished()]
         for one in stats:
             tell_gaps(one)
-        write(stats, spool, options.format)
+        if export is None:
+            write(stats, spool, options.format)
+        else:
+            sys.stdout.buffer.writelines(map(export.write, stats))
+            sys.stdout.buffer.flush()
     patience.settle()
     return 0 if all(one.complete for one in stats) else 1
+
+
+def _export(options: argparse.Namespace) -> Export | None:
+    """What writes another tool's file; UsageError for what does not go with it."""
+    if options.target is None:
+        return None
+    if options.per_request or options.format != "json":
+        raise UsageError(f"--to {options.target} is a format of its own: leave out the others")
+    from kvstats.exports.vllm_bench import Export
+
+    return Export()
 
 
 def tell_gaps(stats: RoundStats) -> None:

@@ -116,8 +116,8 @@ def barrier_unknown(barrier: Barrier | None) -> Finding | None:
 
 
 def uncalibrated(run: Run) -> Finding | None:
-    """Prompt lengths are estimates; info."""
-    if run.calibrated in EXACT:
+    """Prompt lengths are estimates; info. An import has no plan whose lengths were asked for."""
+    if run.calibrated in EXACT or run.host is None:
         return None
     how = "a probe" if run.calibrated == "probe" else "characters"
     return finding(

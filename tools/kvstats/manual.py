@@ -22,6 +22,7 @@ from kvstats import (
     tiers,
     transfers,
 )
+from kvstats.imports import heads
 
 METRICS: Mapping[str, Callable[..., Any]] = {
     **metrics.REQUEST_METRICS,
@@ -54,6 +55,7 @@ FINDINGS: Mapping[str, Callable[..., Any]] = {
     "not_isolated": conditions.not_isolated,
     "barrier_unknown": conditions.barrier_unknown,
     "uncalibrated": conditions.uncalibrated,
+    "imported": heads.imported,
     "simulated": conditions.simulated,
 }
 

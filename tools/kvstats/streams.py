@@ -29,7 +29,13 @@ Observe = Callable[[Sequence[tuple[Lot, Run, Told]]], None]
 class Rounds:
     """All rounds of the input, in the order in which they first appeared."""
 
-    def __init__(self, slo: Mapping[str, float], observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        slo: Mapping[str, float],
+        observe: Observe | None = None,
+        listen: Callable[[Request | End], None] | None = None,
+    ) -> None:
+        self._listen = listen
         self._slo = slo
         self._observe = observe
         self._rounds: dict[RoundKey, Round] = {}
@@ -64,6 +70,8 @@ class Rounds:
                 self._round_of(record).add_server(record)
             case End():
                 self._round_of(record).add_end(record)
+                if self._listen is not None:
+                    self._listen(record)
             case _:
                 kind = record.__struct_config__.tag
                 raise ToolError(
@@ -96,6 +104,9 @@ class Rounds:
 
     def _add(self, requests: Sequence[Request]) -> None:
         """Add up requests whose place was checked."""
+        if self._listen is not None:
+            for one in requests:
+                self._listen(one)
         found = []
         for lot in Batch(requests).lots():
             round_ = self._by_run[lot.like.run_id]
