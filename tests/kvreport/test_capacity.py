@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import random
@@ -254,3 +256,33 @@ def test_equal_arms_are_told_apart_in_one_of_twenty_at_most(spread: float) -> No
 def test_what_hits_are_worth_is_found() -> None:
     assert verdicts(3.0, 0.05, 100).count("higher") >= 98
     assert verdicts(1 / 3, 0.05, 100).count("lower") >= 98
+
+
+# --- CSV -----------------------------------------------------------------------------------------
+
+
+def csv_rows(records: list[Capacity]) -> list[dict[str, str]]:
+    conclusion = msgspec.structs.replace(
+        conclude([], [], tool_version="test"),
+        capacities=capacities([Search(record=one, place="x") for one in records]),
+    )
+    return [*csv.DictReader(io.StringIO(RENDERERS["csv"](conclusion, Setting())))]
+
+
+def test_a_capacity_has_two_rows_of_the_csv() -> None:
+    found = csv_rows([one for at in (1, 2, 3) for one in pair(at, 4.0, 9.0)])
+    assert [one["metric"] for one in found] == ["passed_rps", "failed_rps"]
+    assert {one["effect"] for one in found} == {"capacity"}
+    passed, failed = found
+    assert (float(passed["base"]), float(passed["other"])) == pytest.approx((4.0, 9.0))
+    assert (float(failed["base"]), float(failed["other"])) == pytest.approx((4.2, 9.45))
+    assert 1 < float(passed["low"]) <= float(passed["ratio"]) <= float(passed["high"])
+    assert (passed["verdict"], passed["target"]) == ("higher", "tpot=0.05 ttft=2")
+
+
+def test_a_search_without_an_answer_has_them_too() -> None:
+    stopped = search(1, "hit", None, None, "stopped", reason="client_limited", findings=[LATE])
+    passed, failed = csv_rows([search(1, "no_reuse", 4.0, 4.2), stopped])
+    assert (passed["ratio"], passed["other"], failed["other"]) == ("", "", "")
+    assert (passed["verdict"], passed["warnings"]) == ("none", "client_limited")
+    assert "client_limited" in passed["verdict_by"]

@@ -13,6 +13,8 @@ import io
 from collections.abc import Iterator
 
 from kvreport.conclusion import Conclusion, Scenario
+from kvpipe.records import Finding
+from kvreport.capacity import Capacities
 from kvreport.display import clean
 from kvreport.effects import Effect
 from kvreport.metrics import OWN, Row, Unit
@@ -74,6 +76,12 @@ def render(conclusion: Conclusion) -> str:
             writer.writerow([_cell(whole.get(name)) for name in HEADER])
     return written.getvalue()
 
+    for one in conclusion.efficiency:
+        for row in _efficiency(one):
+            writer.writerow([_cell(row.get(name)) for name in HEADER])
+    for case in conclusion.capacities:
+        for row in _capacity(case):
+            writer.writerow([_cell(row.get(name)) for name in HEADER])
 
 def _cell(value: Cell) -> str | int | float:
     if value is None:
@@ -117,6 +125,91 @@ def _rows(scenario: Scenario) -> Iterator[dict[str, Cell]]:
 
 def _effect(scenario: Scenario, effect: Effect) -> dict[str, Cell]:
     bounds = effect.bounds() or (None, None)
+def _efficiency(one: Efficiency) -> Iterator[dict[str, Cell]]:
+    """A row a figure of an endpoint, its value under `other`; the tier stands under `over`.
+
+    No row where there is no fit: JSON says why.
+    """
+    head: dict[str, Cell] = {
+        "scenario": one.name,
+        "simulated": "yes" if one.simulated else "no",
+        "effect": "efficiency",
+        "scope": one.scope,
+        "units": one.units,
+    }
+    for found in one.figures:
+        at = "" if found.at_tokens is None else f"_at_{found.at_tokens:.0f}"
+        yield head | {
+            "metric": f"{found.name}{at}",
+            "unit": _SPEEDS.get(found.name.rpartition("_")[2], "s"),
+            "over": found.source,
+            "other": found.value,
+            "low": found.low,
+            "high": found.high,
+            "reason": found.reason,
+        }
+    for even in one.break_even:
+        yield head | {
+            "metric": "break_even_tokens",
+            "unit": "tokens",
+            "over": even.source,
+            "verdict": even.word,
+            "other": even.tokens,
+            "low": even.low,
+            "high": even.high,
+            "reason": even.reason,
+        }
+    for saving in one.savings:
+        yield head | {
+            "metric": "saved_s_per_1000",
+            "unit": "s",
+            "scenario": saving.scenario,
+            "other": saving.seconds.value,
+            "low": saving.seconds.low,
+            "high": saving.seconds.high,
+            "reason": saving.seconds.reason,
+        }
+
+
+_SPEEDS = {"tps": "tokens/s", "bps": "B/s"}
+
+
+def _capacity(case: Capacities) -> Iterator[dict[str, Cell]]:
+    """Two rows: the rates that kept the SLO, with their ratio, and those that no longer did."""
+    head: dict[str, Cell] = {
+        "scenario": case.name,
+        "experiment_id": case.experiment_id,
+        "simulated": "yes" if case.simulated else "no",
+        "kind": "load",
+        "repeats": len(case.repeats),
+        "effect": "capacity",
+        "unit": "1/s",
+        "base_round": "no_reuse",
+        "other_round": "hit",
+        "target": " ".join(f"{name}={limit:g}" for name, limit in sorted(case.slo.items())),
+        "invalid": _named(case.findings, "invalid"),
+        "warnings": _named(case.findings, "warning"),
+    }
+    yield head | {
+        "metric": "passed_rps",
+        "base": case.no_reuse.passed,
+        "other": case.hit.passed,
+        "ratio": case.ratio,
+        "low": case.low,
+        "high": case.high,
+        "interval": "repeats" if case.low is not None or case.high is not None else None,
+        "units": len(case.repeats),
+        "verdict": case.verdict,
+        "scope": "repeats" if case.verdict != "none" else None,
+        "verdict_by": " ".join(case.reasons) or None,
+    }
+    yield head | {
+        "metric": "failed_rps",
+        "base": case.no_reuse.failed,
+        "other": case.hit.failed,
+    }
+
+
     touching = scenario.touching(effect)
     return {
         "metric": effect.metric,
@@ -171,5 +264,9 @@ def _target(result: Result | None) -> dict[str, Cell]:
 
 
 def _codes(findings: list[Placed], severity: str) -> str | None:
-    codes = [one.finding.code for one in findings if one.finding.severity == severity]
+    return _named([one.finding for one in findings], severity)
+
+
+def _named(findings: list[Finding], severity: str) -> str | None:
+    codes = [one.code for one in findings if one.severity == severity]
     return " ".join(dict.fromkeys(codes)) or None
