@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kvpipe.process import ToolError
 from kvpipe.records import Arm, End, Request, Run, ServerMetrics, Tier
+from kvstats.answered import Answered
 from kvstats.delivery import BUFFERED_TOKENS_PER_READ
 from kvstats.distribution import Values
 from kvstats.indexes import Indexes
@@ -87,6 +88,7 @@ class Round:
         self.tally = Tally()
         self.ledger = Ledger(key.arm)
         self.delivery = Delivery()
+        self.answered = Answered()
         self.traffic: dict[str, Traffic] = {}
         self.timings: dict[str, dict[str, Values]] = {}
         self.rows = Rows(f"{key.experiment_id}/{key.plan_sha256}/{key.repeat}")
@@ -143,6 +145,7 @@ class Round:
 
     def _add_successes(self, lot: Lot, metrics: Mapping[str, Column]) -> None:
         self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
+        self.answered.add(lot)
         values = self.timings.get(lot.stratum)
         if values is None:
             values = {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
