@@ -69,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--baseline", metavar="NAME", help="set every other scenario against this one"
     )
+    made.add_argument(
+        "--kv-bytes-per-token",
+        type=above_zero,
+        metavar="N",
+        help="bytes of KV cache a token takes, for load speeds in bytes (default: as the engine's "
+        "counters of loads say)",
+    )
     _add_until(made)
     made.add_argument(
         "--audit",
@@ -105,6 +112,17 @@ def _add_until(made: argparse.ArgumentParser) -> None:
         help="repeats of the first stage, 3 or more, where the runs did not record them "
         "(default: all that there are)",
     )
+
+
+def above_zero(text: str) -> float:
+    """A size that something can be multiplied by."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}': a number above 0 is expected, such as 131072")
+    return value
 
 
 def whole(text: str) -> int:
@@ -157,11 +175,13 @@ def _output(options: argparse.Namespace) -> Output:
     from kvreport.capacity import capacities
     from kvreport.conclude import conclude
     from kvreport.contrasts import contrasted
+    from kvreport.efficiency import efficiencies
     from kvreport.enough import Wish
     from kvreport.experiments import group
     from kvreport.inputs import read_inputs
     from kvreport.modes import compared
     from kvreport.output import Output
+    from kvreport.prediction import predictions
     from kvreport.targets import parse, parse_pd
 
     wished, until = parse(options.target), _until(options)
@@ -182,7 +202,13 @@ def _output(options: argparse.Namespace) -> Output:
         progress=_progress,
     )
     conclusion = msgspec.structs.replace(
-        conclusion, capacities=capacities(inputs.searches), outcomes=inputs.outcomes
+        conclusion,
+        capacities=capacities(inputs.searches),
+        outcomes=inputs.outcomes,
+        efficiency=efficiencies(experiments, conclusion.scenarios, options.kv_bytes_per_token),
+    )
+    conclusion = msgspec.structs.replace(
+        conclusion, predictions=predictions(inputs.rounds, inputs.analyses)
     )
     if options.baseline is not None:
         conclusion = contrasted(conclusion, experiments, options.baseline)
@@ -222,7 +248,10 @@ def _status(conclusion: Conclusion) -> int:
 
     words = Words("en")
     status = 0
+    foretold = {one.name for one in conclusion.predictions}
     for one in conclusion.incomparable:
+        if one.name in foretold:
+            continue  # a cold round alone is what a prediction is of
         missing = words.listed([words.say(f"missing_{role}") for role in one.missing])
         why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
         complain(f"nothing to compare in '{clean(one.name)}': {why}", PROG)

@@ -14,11 +14,13 @@ from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
 from kvreport.drift import Drift
 from kvreport.effects import Effect
+from kvreport.efficiency import Efficiency
 from kvreport.enough import Enough, Need
 from kvreport.evidence import Evidence
 from kvreport.experiments import Kind
 from kvreport.metrics import Row, StratumRow
 from kvreport.placed import Placed
+from kvreport.prediction import Prediction
 from kvreport.targets import PASSED, Result
 
 
@@ -159,6 +161,8 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     capacities: list[Capacities] = []
     outcomes: list[Outcome] = []
     """Of a matrix' scenarios, those that failed among them."""
+    predictions: list[Prediction] = []
+    efficiency: list[Efficiency] = []
 
     @property
     def simulated(self) -> bool:

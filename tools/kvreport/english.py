@@ -502,6 +502,108 @@ PHRASES: dict[str, str] = {
     "reason_other_shape": "the plans are of different shapes",
     "reason_other_text": "the plans are of one shape and different texts",
     "reason_other_samples": "an old stats file has no requests to pair",
+    # --- efficiency
+    "efficiency": "Efficiency and break-even",
+    "eff_refused": "{name}: not identifiable: {reason}. To tell it, {way}.",
+    "eff_fit": "{name}: a line through {requests} requests of {low} to {high} tokens ({scope}): "
+    "TTFT = fixed + per computed token + per computed token squared + per cached token of each "
+    "tier, and a fixed part for each load. It misses a request by {spread}, root mean square.",
+    "eff_scope_repeats": "{units} repeats",
+    "eff_scope_run": "within this run only, {units} groups",
+    "eff_misfit": "The line does not fit well: {what}. What it says between the measured lengths "
+    "is to be doubted.",
+    "eff_misfit_kind": "{kind} lie {percent} from it in the mean",
+    "eff_misfit_held": "{tokens} tokens, left out, are foretold {percent} off",
+    "eff_prefill": "Prefill runs at {short} for {low} tokens and at {long} for {high}.",
+    "eff_load": "A load of {tokens} tokens from {tier} runs at {speed}{bytes}, the fixed cost of "
+    "asking included.",
+    "eff_bytes": ", {speed} at {size} bytes a token",
+    "eff_break_even_from": "Loading from {tier} beats computing from {tokens} tokens on "
+    "(between {low} and {high}, {confidence}).",
+    "eff_break_even_at_once": "Loading from {tier} beats computing at every length that was "
+    "measured; if there are lengths at which it does not, they lie below {high} tokens "
+    "({confidence}).",
+    "eff_break_even_always": "Loading from {tier} beats computing at every length.",
+    "eff_break_even_never": "Loading from {tier} does not beat computing at any length up to "
+    "{longest} tokens.",
+    "eff_break_even_none": "From which length loading from {tier} beats computing is not "
+    "identifiable: {reason}. To tell it, {way}.",
+    "eff_link": "For {tokens} tokens the load would break even at {speed}{bytes}.",
+    "eff_saving": "{scenario}: its hits save one engine {seconds} of prefill in 1,000 requests; "
+    "times its GPUs, that is GPU-seconds.",
+    "eff_saving_none": "{scenario}: how many GPU-seconds its hits save is not identifiable: "
+    "{reason}. To tell it, {way}.",
+    "eff_tainted": "Left out, because they are tainted: rounds with {reasons}.",
+    "eff_split_rounds": "Which tier gave a request its tokens was taken from the evidence of its "
+    "round, since the requests themselves did not tell.",
+    "eff_split_both": "Which tier gave a request its tokens was taken from the evidence of its "
+    "round where the request itself did not tell.",
+    "eff_span": "{value} ({low} to {high})",
+    "eff_within_run": "within this run",
+    "eff_confidence": "95 % confidence",
+    "table_eff": "What tokens cost: {name}",
+    "table_held_out": "Lengths left out, and foretold from the others: {name}",
+    "col_figure": "Figure",
+    "col_value": "Value",
+    "col_tokens": "Tokens",
+    "col_measured": "Measured",
+    "col_predicted": "Foretold",
+    "col_error": "Error",
+    "eff_base_s": "fixed part of TTFT",
+    "eff_per_token_s": "per computed token",
+    "eff_per_token2_s": "per computed token squared",
+    "eff_cached_s": "per cached token, {tier}",
+    "eff_load_s": "fixed cost of a load, {tier}",
+    "eff_prefill_tps": "prefill at {tokens} tokens",
+    "eff_bandwidth_tps": "load without its fixed cost, {tier}",
+    "eff_bandwidth_bps": "the same in bytes, {tier}",
+    "eff_load_tps": "load of {tokens} tokens, {tier}",
+    "eff_link_tps": "break-even speed at {tokens} tokens, {tier}",
+    "eff_source_local": "own cache",
+    "eff_source_store": "store",
+    "eff_source_remote": "other node",
+    "eff_source_cached": "a tier that is not shown",
+    "eff_from_local": "the own cache",
+    "eff_from_store": "the store",
+    "eff_from_remote": "the other node",
+    "eff_from_cached": "a tier that is not shown",
+    "eff_kind_computed": "computed prompts",
+    "eff_kind_local": "hits in the own cache",
+    "eff_kind_store": "loads from the store",
+    "eff_kind_remote": "loads from the other node",
+    "eff_kind_cached": "hits of a tier that is not shown",
+    "eff_not": "not identifiable: {reason}",
+    "eff_why_few_requests": "too few requests that can be used",
+    "eff_why_one_length": "all prompts are of one length",
+    "eff_why_few_lengths": "too few lengths to tell a bend from what a hit costs",
+    "eff_why_one_loaded_length": "what was loaded is of one length, so that its fixed cost is not "
+    "told apart",
+    "eff_why_few_groups": "too few independent groups in one run",
+    "eff_why_two_repeats": "two repeats give no interval",
+    "eff_why_collinear": "one group alone carries a coefficient",
+    "eff_why_load": "under load TTFT has queueing in it",
+    "eff_why_tainted": "its rounds are tainted ({codes})",
+    "eff_why_no_tokens": "the server does not report cached tokens",
+    "eff_why_no_hits": "no request had a cached token",
+    "eff_why_contains_zero": "its interval holds zero",
+    "eff_why_negative": "it comes out negative, which nothing can be: the line is not of the "
+    "shape that TTFT has here",
+    "eff_way_lengths": "run several lengths, such as --context-tokens 500-8000 --contexts 8",
+    "eff_way_repeats": "run three repeats (--repeats 3)",
+    "eff_way_contexts": "run more contexts or three repeats (--contexts 12, --repeats 3)",
+    "eff_way_serial": "run serially, without --concurrency or --rate",
+    "eff_way_clean": "measure again once the cause is removed",
+    "eff_way_tokens": "let the server report them (vLLM: --enable-prompt-tokens-details)",
+    "eff_way_hits": "run a round that hits (--rounds 2)",
+    "eff_way_longer": "run more repeats, or more and longer lengths",
+    "chart_ttft_fit": "TTFT by computed tokens, and the line through it",
+    "chart_break_even": "Computing against loading",
+    "chart_fit_line": "the line, all computed",
+    "chart_compute": "computing",
+    "chart_load": "cached: {tier}",
+    "chart_interval_of": "95 % interval",
+    "chart_break_even_at": "break-even: {tokens} tokens ({low} to {high})",
+    "axis_tokens": "Tokens, computed or loaded",
     # --- baseline
     "contrast": "Compared with {name}",
     "contrast_name": "{name}: {metric}",
@@ -589,6 +691,27 @@ PHRASES: dict[str, str] = {
     "outcome_and_tainted": "{state}, tainted",
     "repeats_of": "{done} of {repeats}",
     "repeats_failed": "{done}; failed: {numbers}",
+    # --- prediction
+    "prediction": "Prediction against measurement",
+    "table_prediction": "Hit ratio of the cold round, by prompt tokens",
+    "col_cache_of": "Cache",
+    "col_hit_predicted": "Predicted",
+    "col_hit_measured": "Measured",
+    "col_hit_error": "Error",
+    "col_hit_like": "As an LRU cache of",
+    "cache_unlimited": "no limit (blocks of {block})",
+    "cache_of": "{name} ({room}), {order}",
+    "order_tail-first": "LRU, tails first",
+    "order_head-first": "LRU, heads first",
+    "tokens_of": "{count} tokens",
+    "points": "{points} points",
+    "name_repeat": "{name}, repeat {repeat}",
+    "prediction_how": "The prediction is for requests one after the other and an empty cache. "
+    "Less than predicted: the cache has less room than was named (a store evicts above its "
+    "watermark, an engine holds blocks of its own), keeps what is under lease, gives up the heads "
+    "of prompts, or was slow to store. More: another tier answered too.",
+    "prediction_concurrent": "Requests overlapped: what was not yet computed could not be shared, "
+    "and order differs from the plan's. Counts are exact only when serial.",
     # --- capacity
     "capacity": "Capacity",
     "kind_capacity": "capacity under an SLO",
@@ -645,7 +768,6 @@ PHRASES: dict[str, str] = {
     "reason_cached_tokens_not_reported": "hits are not reported",
     "reason_one_arm": "only one of the two loads was searched",
     "reason_left_range": "a capacity outside the range",
-}
     # --- an audit
     "audit_title_agrees": "Audit: what was published agrees with its records",
     "audit_title_disagrees": "Audit: what was published DISAGREES with its records",
@@ -811,3 +933,4 @@ PHRASES: dict[str, str] = {
     "audit_reported": "{name}: reported, and the records give no such effect",
     "audit_ratio": "{name}: the ratio is {told}, by the records {own}",
     "audit_passed_over": "{count} of kind {kind}: hashed, and nothing is concluded from them",
+}

@@ -62,6 +62,47 @@ def rate(value: float | None, unit: str) -> str:
     return NONE if value is None else f"{_three(value)}{NBSP}{unit}"
 
 
+def token_speed(value: float | None) -> str:
+    """`18,800 tokens/s`: three digits."""
+    return NONE if value is None else f"{_digits(value)}{NBSP}tokens/s"
+
+
+def byte_speed(value: float | None) -> str:
+    """`78.1 MB/s`, `1.25 GB/s`; powers of ten, as links are told in."""
+    if value is None:
+        return NONE
+    size, unit = next((one for one in _BYTES if value >= one[0]), _BYTES[-1])
+    return f"{_three(value / size)}{NBSP}{unit}"
+
+
+def tokens(value: float | None) -> str:
+    """`470`, `2,700`: three digits."""
+    return NONE if value is None else _digits(value)
+
+
+def micros(value: float | None) -> str:
+    """Seconds as `51.4 µs`."""
+    return NONE if value is None else f"{_three(value * 1e6)}{NBSP}µs"
+
+
+def picos(value: float | None) -> str:
+    """Seconds as `3,730 ps`: what the quadratic part of a prefill is told in."""
+    return NONE if value is None else f"{_digits(value * 1e12)}{NBSP}ps"
+
+
+def engine_seconds(value: float | None) -> str:
+    """`200 s`, `12.4 s`."""
+    return NONE if value is None else f"{_three(value)}{NBSP}s"
+
+
+def _digits(value: float) -> str:
+    """Three of them, with separators."""
+    return f"{float(f'{value:.3g}'):,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+_BYTES = ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s"))
+
+
 def times(ratio: float) -> str:
     """`3.20×`."""
     return f"{_three(ratio)}×"

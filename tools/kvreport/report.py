@@ -13,8 +13,10 @@ from kvreport.conclusion import Conclusion
 from kvreport.contrast import contrast
 from kvreport.details import details
 from kvreport.document import Block, Document, Figure, Heading
+from kvreport.efficiency_chapter import efficiency_chapter
 from kvreport.modes_chapter import modes_chapter
 from kvreport.outcomes import outcomes_chapter
+from kvreport.prediction_chapter import prediction_chapter
 from kvreport.summary import summary
 from kvreport.words import Words
 
@@ -31,6 +33,14 @@ def document_of(
         ("outcomes", outcomes_chapter(conclusion.outcomes, words)),
         ("capacity", capacity_chapter(conclusion.capacities, words)),
         ("summary", [*summary(conclusion, words), *_figures(charts.summary, pictures)]),
+        (
+            "efficiency",
+            [
+                *efficiency_chapter(conclusion.efficiency, words),
+                *_figures(charts.efficiency, pictures),
+            ],
+        ),
+        ("prediction", prediction_chapter(conclusion.predictions, words)),
         ("modes", modes_chapter(conclusion, words)),
         ("", contrast(conclusion, words)),
         ("details", details(conclusion, words, own)),

@@ -3,7 +3,8 @@
 Text is always quoted and numbers never are, so that a `;` or a newline in a name starts no cell of
 its own. A text that a spreadsheet would take for a formula has an apostrophe before it, which
 spreadsheets hide; numbers, negative ones too, stay numbers. What is not known is an empty cell.
-Ratios are other by base, `low` and `high` the ends of their 95 % interval.
+Ratios are other by base, `low` and `high` the ends of their 95 % interval. Rows of the effect
+`efficiency` are figures of an endpoint: their value stands under `other`, its interval beside it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import csv
 import io
 from collections.abc import Iterator
 
-from kvreport.conclusion import Conclusion, Scenario
 from kvpipe.records import Finding
 from kvreport.capacity import Capacities
+from kvreport.conclusion import Conclusion, Scenario
 from kvreport.display import clean
 from kvreport.effects import Effect
+from kvreport.efficiency import Efficiency
 from kvreport.metrics import OWN, Row, Unit
 from kvreport.placed import Placed
 from kvreport.targets import Result
@@ -74,14 +76,14 @@ def render(conclusion: Conclusion) -> str:
         for row in rows:
             whole = _of_scenario(scenario) | row
             writer.writerow([_cell(whole.get(name)) for name in HEADER])
-    return written.getvalue()
-
     for one in conclusion.efficiency:
         for row in _efficiency(one):
             writer.writerow([_cell(row.get(name)) for name in HEADER])
     for case in conclusion.capacities:
         for row in _capacity(case):
             writer.writerow([_cell(row.get(name)) for name in HEADER])
+    return written.getvalue()
+
 
 def _cell(value: Cell) -> str | int | float:
     if value is None:
@@ -123,8 +125,6 @@ def _rows(scenario: Scenario) -> Iterator[dict[str, Cell]]:
             yield _metric(row)
 
 
-def _effect(scenario: Scenario, effect: Effect) -> dict[str, Cell]:
-    bounds = effect.bounds() or (None, None)
 def _efficiency(one: Efficiency) -> Iterator[dict[str, Cell]]:
     """A row a figure of an endpoint, its value under `other`; the tier stands under `over`.
 
@@ -210,6 +210,8 @@ def _capacity(case: Capacities) -> Iterator[dict[str, Cell]]:
     }
 
 
+def _effect(scenario: Scenario, effect: Effect) -> dict[str, Cell]:
+    bounds = effect.bounds() or (None, None)
     touching = scenario.touching(effect)
     return {
         "metric": effect.metric,

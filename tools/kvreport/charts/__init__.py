@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvreport.charts.chart import Charts
+from kvreport.charts.efficiency import efficiency_charts
 from kvreport.charts.requests import request_charts
 from kvreport.charts.summaries import summary_charts
 from kvreport.conclusion import Conclusion
@@ -24,6 +25,7 @@ def charts_of(conclusion: Conclusion, experiments: Sequence[Experiment], words: 
         numbered = doubted if len(doubted) <= EXPLAINED_MOST else []
     return Charts(
         summary=summary_charts(conclusion, words),
+        efficiency=efficiency_charts(conclusion, experiments, words),
         scenarios={
             scenario.name: request_charts(experiment, words, number)
             for number, (scenario, experiment) in numbered

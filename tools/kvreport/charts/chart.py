@@ -56,6 +56,8 @@ class Dots:
     y: Sequence[float]
     hints: Sequence[str] = ()
     hollow: bool = False
+    line: bool = False
+    """The points are joined; a hollow line is dashed. One without a label is in no legend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +133,11 @@ class Charts:
     """The charts of a report: those over all scenarios, and each scenario's own by its name."""
 
     summary: Sequence[Chart] = ()
+    efficiency: Sequence[Chart] = ()
     scenarios: dict[str, Sequence[Chart]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Chart]:
         yield from self.summary
+        yield from self.efficiency
         for charts in self.scenarios.values():
             yield from charts

@@ -214,15 +214,19 @@ def _plane(figure: Any, chart: Plane) -> None:
         set_limits(scale.low, scale.high)
     axes.set_xlabel(_shown(chart.x.label))
     axes.set_ylabel(_shown(chart.y.label))
-    _keys(axes, len(chart.series) + bool(chart.diagonal))
+    _keys(axes, sum(bool(one.label) for one in chart.series) + bool(chart.diagonal))
 
 
 def _series(axes: Any, one: Dots, *, steps: bool, last: float) -> None:
-    colour, label = COLOURS[one.tone], _shown(one.label)
-    if steps:
+    colour, label = COLOURS[one.tone], _shown(one.label) or "_nolegend_"
+    if steps and not one.line:
         x, y = [one.x[0], *one.x, last], [0.0, *one.y, one.y[-1]]
         style = "--" if one.hollow else "-"
         axes.step(x, y, style, where="post", color=colour, linewidth=1.6, label=label)
+        return
+    if one.line:
+        style = "--" if one.hollow else "-"
+        axes.plot(one.x, one.y, style, color=colour, linewidth=1.6, label=label)
         return
     axes.scatter(
         one.x,

@@ -225,7 +225,7 @@ class _Maker:
         """Requests as points, thinned kind by kind; `scale` brings them into the axes' units."""
         series, drawn, there = [], 0, 0
         for kind in kinds:
-            thin = _thinned(kind.points)
+            thin = thinned(kind.points)
             drawn, there = drawn + len(thin), there + len(kind.points)
             if thin:
                 series.append(
@@ -311,7 +311,7 @@ def _by_sent(samples: Samples) -> Iterable[int]:
     return [at for _, at in sorted(told)]
 
 
-def _thinned(points: Sequence[T]) -> Sequence[T]:
+def thinned(points: Sequence[T]) -> Sequence[T]:
     step = math.ceil(len(points) / MOST_DOTS) or 1
     return points[::step]
 

@@ -174,7 +174,9 @@ def _bar(bar: object, tone: Tone, scale: Scale, place: tuple[float, float, float
 def _plane(chart: Plane) -> tuple[list[str], float]:
     left, right = 74.0, WIDE - 16.0
     items = [
-        (f"tone-{one.tone}{' hollow' if one.hollow else ''}", one.label) for one in chart.series
+        (f"tone-{one.tone}{' hollow' if one.hollow else ''}", one.label)
+        for one in chart.series
+        if one.label
     ]
     legend, taken = _legend(items, left, 4)
     top = taken + 8
@@ -200,7 +202,7 @@ def _plane(chart: Plane) -> tuple[list[str], float]:
         )
         parts.append(_text(left + 8, top + 16, f"- - {chart.diagonal}", "tick"))
     for one in chart.series:
-        drawn = _steps if chart.shape == "steps" else _dots
+        drawn = _line if one.line else _steps if chart.shape == "steps" else _dots
         parts += drawn(one, across, up, box)
     parts.append(_text((left + right) / 2, bottom + 36, chart.x.label, "axis", "middle"))
     middle = (top + bottom) / 2
@@ -244,6 +246,17 @@ def _steps(
         last = y
     style = f"line tone-{one.tone}{' hollow' if one.hollow else ''}"
     yield f'<path class="{style}" d="{path}H{_n(box[2])}"{_tip(one.label)}/>'
+
+
+def _line(
+    one: Dots, across: Scale, up: Scale, box: tuple[float, float, float, float]
+) -> Iterator[str]:
+    path = "".join(
+        f"{'L' if at else 'M'}{_n(x)} {_n(y)}"
+        for at, (x, y) in enumerate(_placed(one, across, up, box))
+    )
+    style = f"line tone-{one.tone}{' hollow' if one.hollow else ''}"
+    yield f'<path class="{style}" d="{path}"{_tip(one.label)}/>'
 
 
 def _timeline(chart: Timeline) -> tuple[list[str], float]:
