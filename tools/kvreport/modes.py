@@ -13,12 +13,12 @@ from typing import Literal
 
 import msgspec
 
+from kvreport.across import across, refusal
 from kvreport.conclusion import Column, Conclusion, Modes, Scenario
 from kvreport.conditions import of_plans
-from kvreport.contrasts import refusal
-from kvreport.effects import Comparison, Effect, main_effects
-from kvreport.enough import AS_RECORDED, first_stage
-from kvreport.experiments import Experiment, Matched, Role
+from kvreport.contrasts import ROLES
+from kvreport.effects import Effect, main_effects
+from kvreport.experiments import Experiment, Role
 from kvreport.placed import Placed
 from kvreport.rounds import Round
 from kvreport.targets import Result, Target, judge_pd
@@ -95,13 +95,13 @@ def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) ->
     findings = [*_own(by_name[base.name], "cold"), *by_name[other.name].findings]
     effects: dict[str, Effect] = {}
     open_loop = base.open_loop or other.open_loop
-    for role in ("cold", "hit"):
-        comparison = _across(base, other, role)
+    for role in ROLES:
+        comparison = across(base, "cold", other, role)
         found = main_effects(comparison, open_loop=open_loop) if comparison else {}
         for name, one in found.items():
             verdict = judge(one, findings, None)
             effects[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
-    refused = refusal(base, other, effects)
+    refused = None if effects else refusal(base, other)
     return Modes(
         non_pd=base.name,
         pd=other.name,
@@ -119,23 +119,6 @@ def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) ->
 def _own(scenario: Scenario, role: str) -> list[Placed]:
     """Findings of one round of the partner: they touch what is measured from it."""
     return [one for one in scenario.findings if one.rounds == [role]]
-
-
-def _across(base: Experiment, other: Experiment, role: Role) -> Comparison | None:
-    """The partner's cold rounds against a round of the PD scenario, where the plans are equal."""
-    before = {one.number: one.of("cold") for one in base.repeats}
-    matches = []
-    for repeat in other.repeats:
-        ours, theirs = before.get(repeat.number, ()), repeat.of(role)
-        if not ours or not theirs:
-            continue
-        one, two = ours[0].run, theirs[0].run
-        if one and two and one.plan_sha256 == two.plan_sha256:
-            matches.append(Matched(repeat=repeat.number, bases=ours, other=theirs[0]))
-    if not matches:
-        return None
-    stages = [first for one in (base, other) if (first := first_stage(one, AS_RECORDED))]
-    return Comparison.of("cold", role, matches, min(stages, default=None))
 
 
 def _column(key: str, experiment: Experiment, role: Role) -> Column:
