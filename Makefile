@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 
 real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (15 minutes)
 	@stack/matrix.sh
+
+breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on real engines (10 minutes)
+	@stack/breakeven.sh
 
 bench bench-peers: export KV_LABEL = $(value LABEL)
 calibrate: export KV_OUT = $(value OUT)
