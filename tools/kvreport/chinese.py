@@ -709,6 +709,24 @@ PHRASES: dict[str, str] = {
     "prediction_how": "预测针对逐个发送的请求和空缓存。低于预测的原因：实际空间小于所给容量（存储超过水位线即"
     "淘汰，引擎自身占用若干块），租约内的对象不淘汰，先淘汰了提示词头部，或写入太慢；高于预测：还有另一层缓存命中。",
     "prediction_concurrent": "请求有重叠：尚未算完的前缀无法共享，次序也与计划不同；只有串行时计数才精确。",
+    # --- prediction
+    "prediction": "预测与实测",
+    "table_prediction": "冷轮次命中率（按提示词 token 计）；预测对象：{caches}",
+    "prediction_cache": "LRU 缓存，块大小 {block}，{order}",
+    "col_cache_of": "缓存",
+    "col_hit_predicted": "预测",
+    "col_hit_measured": "实测",
+    "col_hit_error": "误差",
+    "col_hit_like": "相当于 LRU 缓存",
+    "cache_unlimited": "无上限",
+    "order_tail-first": "先淘汰提示词尾部",
+    "order_head-first": "先淘汰提示词头部",
+    "tokens_of": "{count} token",
+    "points": "{points} 个百分点",
+    "name_repeat": "{name}，第 {repeat} 次重复",
+    "prediction_how": "预测针对逐个发送的请求和空缓存。低于预测的原因：实际空间小于所给容量（存储超过水位线即"
+    "淘汰，引擎自身占用若干块），租约内的对象不淘汰，先淘汰了提示词头部，或写入太慢；高于预测：还有另一层缓存命中。",
+    "prediction_concurrent": "请求有重叠：尚未算完的前缀无法共享，次序也与计划不同；只有串行时计数才精确。",
     # --- capacity
     "capacity": "容量",
     "kind_capacity": "满足 SLO 的容量",

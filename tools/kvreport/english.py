@@ -712,6 +712,27 @@ PHRASES: dict[str, str] = {
     "of prompts, or was slow to store. More: another tier answered too.",
     "prediction_concurrent": "Requests overlapped: what was not yet computed could not be shared, "
     "and order differs from the plan's. Counts are exact only when serial.",
+    # --- prediction
+    "prediction": "Prediction against measurement",
+    "table_prediction": "Hit ratio of the cold round, by prompt tokens; predicted for {caches}",
+    "prediction_cache": "an LRU cache in blocks of {block}, {order}",
+    "col_cache_of": "Cache",
+    "col_hit_predicted": "Predicted",
+    "col_hit_measured": "Measured",
+    "col_hit_error": "Error",
+    "col_hit_like": "As an LRU cache of",
+    "cache_unlimited": "no limit",
+    "order_tail-first": "tails of prompts first",
+    "order_head-first": "heads of prompts first",
+    "tokens_of": "{count} tokens",
+    "points": "{points} pt",
+    "name_repeat": "{name}, repeat {repeat}",
+    "prediction_how": "The prediction is for requests one after the other and an empty cache. "
+    "Less than predicted: the cache has less room than was named (a store evicts above its "
+    "watermark, an engine holds blocks of its own), keeps what is under lease, gives up the heads "
+    "of prompts, or was slow to store. More: another tier answered too.",
+    "prediction_concurrent": "Requests overlapped: what was not yet computed could not be shared, "
+    "and order differs from the plan's. Counts are exact only when serial.",
     # --- capacity
     "capacity": "Capacity",
     "kind_capacity": "capacity under an SLO",

@@ -12,7 +12,7 @@ import msgspec
 
 from kvpipe.jsonl import decode_line, explain, open_lines
 from kvpipe.process import ToolError
-from kvpipe.records import Capacity, Outcome, RequestStats, RoundStats
+from kvpipe.records import Analysis, Capacity, Outcome, RequestStats, RoundStats
 from kvreport import oldstats
 from kvreport.capacity import Search
 from kvreport.rounds import Round
@@ -28,23 +28,27 @@ class Inputs:
     searches: list[Search]
     outcomes: list[Outcome]
     """What kvmatrix says became of its scenarios."""
+    analyses: list[Analysis]
+    """What kvplan foretold of a workload."""
 
 
 def read_inputs(arguments: Sequence[str]) -> Inputs:
     """Everything in `[LABEL=]FILE ...`, stdin if there is none; what is read twice counts once.
 
     Raises ToolError at the first thing that is neither round stats nor a search for a capacity nor
-    a matrix' outcome, with file, line and key.
+    a matrix' outcome nor an analysis, with file, line and key.
     """
     rounds: list[Round] = []
     searches: list[Search] = []
     outcomes: list[Outcome] = []
+    analyses: list[Analysis] = []
     seen: set[str] = set()
     for argument in arguments or ["-"]:
         label, path = split_label(argument)
         read = labelled(read_file(path), label)
         searches += read.searches
         outcomes += read.outcomes
+        analyses += read.analyses
         for found in read.rounds:
             run = found.stats.run
             ids = [run] if not isinstance(run, list) else run
@@ -53,7 +57,7 @@ def read_inputs(arguments: Sequence[str]) -> Inputs:
                 continue
             seen.add(identity)
             rounds.append(found)
-    return Inputs(rounds=rounds, searches=searches, outcomes=outcomes)
+    return Inputs(rounds=rounds, searches=searches, outcomes=outcomes, analyses=analyses)
 
 
 def split_label(argument: str) -> tuple[str | None, str]:
@@ -79,6 +83,7 @@ def labelled(read: Inputs, label: str | None) -> Inputs:
         rounds=[replace(one, label=under(one.stats.name)) for one in read.rounds],
         searches=[replace(one, label=under(one.record.name)) for one in read.searches],
         outcomes=[msgspec.structs.replace(one, name=under(one.name)) for one in read.outcomes],
+        analyses=read.analyses,
     )
 
 
@@ -86,7 +91,7 @@ def read_file(path: str) -> Inputs:
     """Everything in one file; ToolError with the place of what is none."""
     with open_lines(path) as (name, stream):
         data = stream.read()
-    inputs = Inputs(rounds=[], searches=[], outcomes=[])
+    inputs = Inputs(rounds=[], searches=[], outcomes=[], analyses=[])
     for place, piece in pieces(data, name):
         match _record(piece, place):
             case RoundStats() as stats:
@@ -95,6 +100,8 @@ def read_file(path: str) -> Inputs:
                 inputs.searches.append(Search(record=record, place=place))
             case Outcome() as outcome:
                 inputs.outcomes.append(outcome)
+            case Analysis() as analysis:
+                inputs.analyses.append(analysis)
     return inputs
 
 
@@ -114,7 +121,7 @@ def pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         yield f"{name}: element {number}", bytes(element)
 
 
-def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | None:
+def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | Analysis | None:
     """The record; None for a request's line, which `kvstats --per-request` writes before it."""
     try:
         value: Any = msgspec.json.decode(piece)
@@ -127,7 +134,7 @@ def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | None:
     record = decode_line(piece, place)
     if isinstance(record, RequestStats):
         return None
-    if isinstance(record, (Capacity, Outcome)):
+    if isinstance(record, (Capacity, Outcome, Analysis)):
         return record
     if not isinstance(record, RoundStats):
         raise ToolError(
