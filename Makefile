@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=..
 	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
 	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
-test: $(INSTALLED) engines browser prometheus  ## Run the tests, those on real engines included
+test: $(INSTALLED) engines browser prometheus pipes  ## Run the tests, those on real engines included
 	@pytest -ra
 
 check: $(INSTALLED)  ## Format, lint, types, docs, tests
@@ -124,6 +124,10 @@ browser:
 # The dashboards' queries are put to a real Prometheus.
 prometheus:
 	@tests/debian.sh promtool prometheus || echo 'test: THE DASHBOARDS WILL NOT BE TESTED (see above)' >&2
+
+# What the guides' pipelines are made of beside our own tools.
+pipes:
+	@for tool in jq curl mlr:miller gnuplot:gnuplot-nox; do tests/debian.sh $${tool%:*} $${tool#*:} || echo "test: THE GUIDES' PIPELINES WITH $${tool%:*} WILL NOT BE RUN (see above)" >&2; done
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo 'install: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ...' >&2; exit 2; }
