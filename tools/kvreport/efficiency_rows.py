@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from kvreport.conclusion import Scenario
 
 Key = tuple[str | None, ...]
+ONE_HIT = "ttft_s:cold_strata"
+"""TTFT over leaders and uniques, as findings name it that touch only some effects."""
 LOADED_BYTES = "store_operation_bytes_total"
 """Ends the name of what an engine's connector counts its loads in."""
 
@@ -129,11 +131,14 @@ def _add(
 
 
 def _taints(findings: Sequence[Placed], role: str, one: Round) -> list[str]:
-    """Codes that make a round's TTFT, or its token counts, unfit."""
+    """Codes that make a round's TTFT, or its token counts, unfit.
+
+    Drift counts where it touches what one hit is worth, which is what the fit takes apart.
+    """
     codes: list[str] = []
     for placed in findings:
         code = placed.finding.code
-        ttft = not placed.effects or any(key.startswith("ttft_s") for key in placed.effects)
+        ttft = not placed.effects or ONE_HIT in placed.effects
         here = one.repeat in placed.repeats and (not placed.rounds or role in placed.rounds)
         unfit = placed.finding.severity == "invalid" or code == "pd_transfer"
         if here and ttft and unfit and code != "plan_differs":
