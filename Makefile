@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (
 
 breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on real engines (10 minutes)
 	@stack/breakeven.sh
+
+replay: export KV_OUT = $(value OUT)
+replay: $(INSTALLED)  ## A piece of a public trace on real engines: predicted and measured (10 minutes)
+	@stack/replay.sh "$${KV_OUT:-replay-out}"
 
 bench bench-peers: export KV_LABEL = $(value LABEL)
 calibrate: export KV_OUT = $(value OUT)
