@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.kvreport.rounds import Setting, Shape, World, experiment, finding, rerun
+from tests.kvreport.rounds import Setting, Shape, World, edited, experiment, finding, rerun
 
 from kvpipe.records import ServerMetrics
 from kvreport.conclude import conclude
@@ -181,3 +181,62 @@ def test_last_week_against_today(sh: Callable[..., Any]) -> None:
     table = said.index("Compared with A")
     assert said.index("engine version: 0.32.0") < table
     assert "B: TTFT, round 2" in said[table:] and "faster" in said[table:]
+
+
+def phased(rounds: list[Round], flow: str | None, how: str = "measured") -> list[Round]:
+    """The rounds with phases as kvstats tells them."""
+    transfer = {"mean": 0.4, "n": 30, "how": how, "counter": "c"}
+    told = {
+        "disaggregated": True,
+        "flow": flow and {"name": flow, "how": "tokens", "evidence": "e"},
+        "prefill_s": {"mean": 1.5, "n": 30, "how": "measured", "counter": "c"},
+        "transfer_s": transfer,
+        "decode_s": None,
+    }
+    return [edited(one, phases=told) for one in rounds]
+
+
+def test_phases_stand_in_the_columns_and_estimates_say_so() -> None:
+    found = concluded([*alone(), *phased(split(1.4), "vllm")])
+    (modes,) = found.modes
+    assert (modes.flow, modes.columns[2].transfer_s) == ("vllm", pytest.approx(0.4))
+    assert not modes.columns[2].estimated
+    said = " ".join(as_text(found, Format()).split())
+    assert "400 ms 400 ms" in said and "(estimate)" not in said
+    assert "after the KV transfer: its TTFT holds the transfer" in said
+
+    found = concluded([*alone(), *phased(split(1.4), "vllm", "estimate")])
+    assert found.modes[0].columns[2].estimated == ["transfer_s"]
+    text = as_text(found, Format())
+    assert "(estimate)" in text
+    assert "KV transfer (estimate)" in text, "in the details too"
+
+
+def test_ttft_that_ends_before_the_transfer_is_not_compared() -> None:
+    found = concluded([*alone(), *phased(split(1.4), "lmcache")])
+    assert status(found) == ("not_applicable", "token_first")
+    (modes,) = found.modes
+    assert {name.rpartition("_")[0] for name in modes.effects} == {"e2e", "throughput"}
+    assert modes.columns[2].ttft_s, "it is shown all the same"
+    said = " ".join(as_text(found, Format()).split())
+    assert "comes from the prefiller, before the KV transfer" in said
+
+
+def test_two_flows_are_not_compared_by_ttft() -> None:
+    setting = Setting(name="early", experiment_id="early")
+    early = phased(split(1.0, setting=setting), "lmcache")
+    found = concluded([*phased(split(1.4), "vllm"), *early], baseline="split")
+    (contrast,) = found.contrasts
+    assert contrast.token_first
+    assert not any(name.startswith(("ttft", "tpot")) for name in contrast.effects)
+    assert "e2e_hit" in contrast.effects
+    said = " ".join(as_text(found, Format()).split())
+    assert "TTFT and TPOT are not compared" in said
+    same = concluded([*phased(split(1.4), "vllm"), *phased(alone(), "vllm")], baseline="split")
+    assert "ttft_hit" in same.contrasts[0].effects
+
+
+def test_an_unknown_flow_is_said_to_be_unknown() -> None:
+    found = concluded([*alone(), *split(1.4)])
+    assert found.modes[0].flow is None
+    assert "Who sends token 1 of split is not known" in " ".join(as_text(found, Format()).split())

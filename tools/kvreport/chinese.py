@@ -305,6 +305,9 @@ PHRASES: dict[str, str] = {
     "m_prefill_s": "Prefill 时间（服务器）",
     "m_transfer_s": "KV 传输时间（服务器）",
     "m_decode_s": "Decode 时间（服务器）",
+    "m_prefill_estimate_s": "Prefill 时间（估计）",
+    "m_transfer_estimate_s": "KV 传输时间（估计）",
+    "m_decode_estimate_s": "Decode 时间（估计）",
     # --- details
     "role_cold": "1 冷启动",
     "role_hit": "2 缓存命中",
@@ -604,6 +607,16 @@ PHRASES: dict[str, str] = {
     "col_hit_by_non_pd": "PD 命中对非 PD",
     "modes_target": "PD 命中的 TTFT 是非 PD 的 {ratio} 倍（目标：不超过 {wish}）：{status}。",
     "modes_refused": "{pd} 与 {non_pd} 发送的请求不同（{what}）：各列并排列出，不作配对。",
+    "modes_flow_vllm": "{pd} 的首个 token 来自 Decoder，在 KV 传输之后：其 TTFT 包含传输时间。",
+    "modes_flow_lmcache": "{pd} 的首个 token 来自 Prefiller，在 KV 传输之前，传输落在首个间隔里：其 TTFT 与 "
+    "TPOT 不与 {non_pd} 比较。",
+    "modes_flow_unknown": "不知道 {pd} 的首个 token 由谁发出：如果是 Prefiller，其 TTFT 不包含 KV 传输（请用 "
+    "kvload --metrics-url prefill=URL --metrics-url decode=URL，或 --pd-flow）。",
+    "cell_estimate": "{value}（估计）",
+    "phase_prefill_s": "Prefill 时间",
+    "phase_transfer_s": "KV 传输时间",
+    "phase_decode_s": "Decode 时间",
+    "reason_token_first": "其 TTFT 在 KV 传输之前结束；端到端延迟可以比较",
     "modes_expected": "{size} 模型三列的预期值（并非结果）：{parts}。",
     "reason_no_pd": "没有证据表明它是 PD 分离部署",
     "reason_no_non_pd": "没有可供对照的非 PD 场景",
@@ -611,6 +624,8 @@ PHRASES: dict[str, str] = {
     "reason_other_shape": "两个计划的负载形状不同",
     "reason_other_text": "两个计划形状相同，文本不同",
     "reason_other_samples": "旧的统计文件没有可配对的请求",
+    "contrast_flows": "{name} 与 {baseline} 中，一个在 KV 传输之前发出首个 token，另一个在之后：不比较 TTFT 与 "
+    "TPOT。",
     "contrast_plan": "{name} 发送的是另外的请求（{what}）：它与基线并列，但不配对。",
     "contrast_samples": "{name} 没有可与基线配对的请求（旧版统计文件）。",
     "what_differs": "{key} {values}",

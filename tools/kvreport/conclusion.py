@@ -109,19 +109,22 @@ class Contrast(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario against the baseline scenario: paired where both sent the same requests.
 
     `refused` is why they were not paired: other `shape` or `text`, or no `samples`; null if they
-    were. `differs` is in what their plans differ.
+    were. `differs` is in what their plans differ. `token_first`: only one of the two sends token 1
+    before the KV transfer, so that TTFT and TPOT are not compared.
     """
 
     name: str
     refused: str | None
     effects: dict[str, Effect]
     differs: list[Condition] = []
+    token_first: bool = False
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """A column of the documents' comparison: means over the rounds of one role; null: not known.
 
-    `key` is `non_pd`, `pd_cold` or `pd_hit`; throughput is null in an open loop.
+    `key` is `non_pd`, `pd_cold` or `pd_hit`; throughput is null in an open loop. `estimated` names
+    the phases that no server measured.
     """
 
     key: str
@@ -130,13 +133,20 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     tpot_s: float | None
     e2e_s: float | None
     throughput_rps: float | None
+    second_token_s: float | None = None
+    prefill_s: float | None = None
+    transfer_s: float | None = None
+    decode_s: float | None = None
+    estimated: list[str] = []
 
 
 class Modes(msgspec.Struct, frozen=True, kw_only=True):
     """A PD scenario beside its non-PD partner.
 
     `effects` are from the partner's cold round to the PD rounds, `ttft_cold`, `ttft_hit` and so on;
-    `refused` is why nothing was paired: `samples`, other `shape`, or other `text`.
+    `refused` is why nothing was paired: `samples`, other `shape`, or other `text`. `flow` is who
+    sends token 1 of the PD scenario: `vllm` the decoder, after the KV transfer, `lmcache` the
+    prefiller, before it (then TTFT and TPOT are not compared); null: not known.
     """
 
     non_pd: str
@@ -145,6 +155,7 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[Column]
     effects: dict[str, Effect]
     differs: list[Condition] = []
+    flow: str | None = None
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="report"):

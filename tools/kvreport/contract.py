@@ -188,6 +188,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "refused": "Why it was not paired with it; null if it was.",
         "effects": "Changes from the baseline, by metric and round.",
         "differs": "In what the plans differ, where they were not paired.",
+        "token_first": "True if one of the two sends token 1 before the KV transfer: no TTFT.",
     },
     "Column": {
         "key": "`non_pd`, `pd_cold` or `pd_hit`.",
@@ -196,6 +197,11 @@ FIELDS: dict[str, dict[str, str]] = {
         "tpot_s": "Mean TPOT in seconds; null: not known.",
         "e2e_s": "Mean E2E latency in seconds; null: not known.",
         "throughput_rps": "Requests per second; null: not known, or an open loop.",
+        "second_token_s": "Mean first gap in seconds; null: not known.",
+        "prefill_s": "Prefill per request in seconds; null: not known.",
+        "transfer_s": "KV transfer per request in seconds; null: not known.",
+        "decode_s": "Decode per request in seconds; null: not known.",
+        "estimated": "Phases that are estimates, not measured by a server.",
     },
     "Modes": {
         "non_pd": "Scenario without disaggregation.",
@@ -204,6 +210,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "columns": "The documents' three columns.",
         "effects": "Changes from non-PD cold, by metric and PD round.",
         "differs": "In what the plans differ, where they were not paired.",
+        "flow": "Who sends token 1: `vllm` the decoder, `lmcache` the prefiller; null: not known.",
     },
     "Capacities": {
         "name": "Label of the search.",

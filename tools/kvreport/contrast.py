@@ -14,6 +14,11 @@ def contrast(conclusion: Conclusion, words: Words) -> list[Block]:
         return []
     blocks: list[Block] = [Heading(2, words.say("contrast", name=conclusion.baseline))]
     refused = [_refused(one, words) for one in conclusion.contrasts if one.refused]
+    refused += [
+        words.say("contrast_flows", name=one.name, baseline=conclusion.baseline)
+        for one in conclusion.contrasts
+        if one.token_first
+    ]
     if refused:
         blocks.append(Bullets(refused))
     rows = [

@@ -16,6 +16,7 @@ from kvreport.conclusion import Conclusion, Contrast
 from kvreport.conditions import of_plans
 from kvreport.effects import Effect, main_effects
 from kvreport.experiments import Experiment, Role
+from kvreport.flows import comparable, kept
 from kvreport.placed import Placed
 from kvreport.verdicts import judge
 
@@ -46,7 +47,9 @@ def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -
         if comparison is None:
             continue
         open_loop = base.open_loop or other.open_loop
-        for name, one in main_effects(comparison, open_loop=open_loop).items():
+        effects = main_effects(comparison, open_loop=open_loop)
+        for name in effects if comparable(base, other) else kept(list(effects)):
+            one = effects[name]
             verdict = judge(one, findings, None)
             found[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
     refused = None if found else refusal(base, other)
@@ -55,4 +58,5 @@ def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -
         refused=refused,
         effects=found,
         differs=of_plans(base, other) if refused else [],
+        token_first=not comparable(base, other),
     )

@@ -287,6 +287,9 @@ PHRASES: dict[str, str] = {
     "m_prefill_s": "Prefill (server)",
     "m_transfer_s": "KV transfer (server)",
     "m_decode_s": "Decode (server)",
+    "m_prefill_estimate_s": "Prefill (estimate)",
+    "m_transfer_estimate_s": "KV transfer (estimate)",
+    "m_decode_estimate_s": "Decode (estimate)",
     # --- details
     "role_cold": "1 cold",
     "role_hit": "2 hit",
@@ -495,6 +498,18 @@ PHRASES: dict[str, str] = {
     "{status}.",
     "modes_refused": "{pd} and {non_pd} did not send the same requests ({what}): the columns stand "
     "side by side, and nothing is paired.",
+    "modes_flow_vllm": "Token 1 of {pd} comes from the decoder, after the KV transfer: its TTFT "
+    "holds the transfer.",
+    "modes_flow_lmcache": "Token 1 of {pd} comes from the prefiller, before the KV transfer, which "
+    "stands in its first gap: its TTFT and TPOT are not compared with those of {non_pd}.",
+    "modes_flow_unknown": "Who sends token 1 of {pd} is not known: if it is the prefiller, its "
+    "TTFT does not hold the KV transfer (kvload --metrics-url prefill=URL --metrics-url "
+    "decode=URL, or --pd-flow).",
+    "cell_estimate": "{value} (estimate)",
+    "phase_prefill_s": "Prefill",
+    "phase_transfer_s": "KV transfer",
+    "phase_decode_s": "Decode",
+    "reason_token_first": "its TTFT ends before the KV transfer; E2E can be compared",
     "modes_expected": "Expected for {size} in the three columns, and no result: {parts}.",
     "reason_no_pd": "nothing shows that it is disaggregated",
     "reason_no_non_pd": "nothing without PD to hold it against",
@@ -607,6 +622,8 @@ PHRASES: dict[str, str] = {
     # --- baseline
     "contrast": "Compared with {name}",
     "contrast_name": "{name}: {metric}",
+    "contrast_flows": "Of {name} and {baseline} one sends token 1 before the KV transfer and the "
+    "other after it: TTFT and TPOT are not compared.",
     "contrast_plan": "{name} sent other requests ({what}): it stands beside the baseline, and is "
     "not paired with it.",
     "contrast_samples": "{name} has no requests to pair with the baseline's (old stats file).",

@@ -102,7 +102,8 @@ def _metrics(experiment: Experiment) -> list[tuple[str, Unit, Reader]]:
         found.append((name, "seconds", _timing(name, "mean")))
         if name in SPREAD and _one_stratum(experiment):
             found += [(f"{name}_{rank}", "seconds", _timing(name, rank)) for rank in PERCENTILES]
-    found += [(name, "seconds", _phase(name)) for name in PHASES]
+    found += [(name, "seconds", _phase(name, "measured")) for name in PHASES]
+    found += [(f"{name[:-2]}_estimate_s", "seconds", _phase(name, "estimate")) for name in PHASES]
     return [*found, *((name, unit, _field(name)) for name, unit in FIELDS.items())]
 
 
@@ -148,13 +149,17 @@ def _field(name: str) -> Reader:
     return read
 
 
-def _phase(name: str) -> Reader:
-    def read(stats: RoundStats) -> float | None:
-        phase: Any = (stats.phases or {}).get(name)
-        value = phase.get("mean") if isinstance(phase, dict) else None
-        return float(value) if isinstance(value, int | float) else None
+def _phase(name: str, how: str) -> Reader:
+    return lambda stats: phase_mean(stats, name, how)
 
-    return read
+
+def phase_mean(stats: RoundStats, name: str, how: str | None = None) -> float | None:
+    """Mean seconds of a phase, if it is known in that way: `measured` or `estimate`."""
+    phase: Any = (stats.phases or {}).get(name)
+    if not isinstance(phase, dict) or how not in (None, phase.get("how", "measured")):
+        return None
+    value = phase.get("mean")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def stratum_rows(roles: Sequence[tuple[str, RoundStats]]) -> list[StratumRow]:

@@ -1,9 +1,10 @@
 """PD against non-PD: the documents' three columns, and how near a PD hit comes to non-PD.
 
-What is disaggregated is told by evidence: metrics of prefillers or decoders, or sentinels that were
-transferred (`pd_transfer`). Its partner is the baseline, or the one scenario that is not and has
-its model and scenario. Requests are paired where both sent the same plan; else the columns stand
-side by side, and the ratio is refused.
+What is disaggregated is told by evidence: phases that kvstats knows to be apart, metrics of
+prefillers or decoders, or sentinels that were transferred (`pd_transfer`). Its partner is the
+baseline, or the one scenario that is not and has its model and scenario. Requests are paired
+where both sent the same plan; else the columns stand side by side, and the ratio is refused. So it
+is where token 1 leaves before the KV transfer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from kvreport.conditions import of_plans
 from kvreport.contrasts import ROLES
 from kvreport.effects import Effect, main_effects
 from kvreport.experiments import Experiment, Role
+from kvreport.flows import comparable, flow_of, kept
+from kvreport.metrics import PHASES, phase_mean
 from kvreport.placed import Placed
 from kvreport.rounds import Round
 from kvreport.targets import Result, Target, judge_pd
@@ -30,6 +33,8 @@ Partner = Experiment | Literal["no_non_pd", "several_non_pd"]
 
 def disaggregated(experiment: Experiment) -> bool:
     """Whether prefill and decode are known to run on servers of their own."""
+    if any((one.stats.phases or {}).get("disaggregated") for one in experiment):
+        return True
     return any(
         server.role in ("prefill", "decode") for one in experiment for server in one.stats.server
     ) or any(finding.code == "pd_transfer" for one in experiment for finding in one.stats.findings)
@@ -61,7 +66,10 @@ def compared(
             continue
         modes = _modes(partner, one, by_name)
         found.append(modes)
-        results[one.name] = judge_pd(wished, modes.effects.get("ttft_hit"), modes.refused)
+        if comparable(partner, one):
+            results[one.name] = judge_pd(wished, modes.effects.get("ttft_hit"), modes.refused)
+        else:
+            results[one.name] = Result(target=wished, status="not_applicable", reason="token_first")
     if wished.named and not results:
         none = Result(target=wished, status="not_applicable", reason="no_pd")
         results = {one.name: none for one in experiments if one is not base}
@@ -98,7 +106,8 @@ def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) ->
     for role in ROLES:
         comparison = across(base, "cold", other, role)
         found = main_effects(comparison, open_loop=open_loop) if comparison else {}
-        for name, one in found.items():
+        for name in found if comparable(base, other) else kept(list(found)):
+            one = found[name]
             verdict = judge(one, findings, None)
             effects[f"{name}_{role}"] = msgspec.structs.replace(one, verdict=verdict)
     refused = None if effects else refusal(base, other)
@@ -113,6 +122,7 @@ def _modes(base: Experiment, other: Experiment, by_name: dict[str, Scenario]) ->
             _column("pd_hit", other, "hit"),
         ],
         effects=effects,
+        flow=flow_of(other),
     )
 
 
@@ -133,6 +143,13 @@ def _column(key: str, experiment: Experiment, role: Role) -> Column:
         throughput_rps=None
         if experiment.open_loop
         else _mean([one.request_throughput_rps for one in stats]),
+        second_token_s=_mean([one.timings.second_token_s.mean for one in stats]),
+        prefill_s=_mean([phase_mean(one, "prefill_s") for one in stats]),
+        transfer_s=_mean([phase_mean(one, "transfer_s") for one in stats]),
+        decode_s=_mean([phase_mean(one, "decode_s") for one in stats]),
+        estimated=[
+            name for name in PHASES if any(phase_mean(one, name, "estimate") for one in stats)
+        ],
     )
 
 

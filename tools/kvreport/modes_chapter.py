@@ -15,8 +15,10 @@ METRICS = {
     "ttft": ("ttft_s", "ttft_s"),
     "tpot": ("tpot_s", "tpot_s"),
     "e2e": ("e2e_s", "e2e_s"),
+    "second_token": ("second_token_s", "second_token_s"),
     "throughput": ("request_throughput_rps", "throughput_rps"),
 }
+PHASES = ("prefill_s", "transfer_s", "decode_s")
 EXPECTED = {
     "671B": {"ttft_s": "15-20, 60-80, 20-25 s", "request_throughput_rps": "0.1-0.2, 0.02-0.05, "
              "0.15-0.20 req/s"},
@@ -49,8 +51,23 @@ def _table(modes: Modes, conclusion: Conclusion, words: Words) -> Table:
         rows=[
             _row(metric, field, modes.columns, modes.effects.get(f"{name}_hit"), words)
             for name, (metric, field) in METRICS.items()
+        ]
+        + [
+            _phase(name, modes.columns, words)
+            for name in PHASES
+            if any(getattr(one, name) is not None for one in modes.columns)
         ],
     )
+
+
+def _phase(name: str, columns: list[Column], words: Words) -> list[str]:
+    """A phase in the three columns, each estimate with the word."""
+    values = []
+    for one in columns:
+        value = figures.figure(name, getattr(one, name))
+        estimate = name in one.estimated
+        values.append(words.say("cell_estimate", value=value) if estimate else value)
+    return [words.say(f"phase_{name}"), *values, *[words.say("none")] * 3]
 
 
 def _row(
@@ -89,6 +106,9 @@ def _lines(modes: Modes, scenario: Scenario, words: Words) -> list[str]:
     elif modes.refused:
         what = difference(modes, words)
         lines.append(words.say("modes_refused", pd=modes.pd, non_pd=modes.non_pd, what=what))
+    if not modes.refused or modes.flow:
+        flow = modes.flow or "unknown"
+        lines.append(words.say(f"modes_flow_{flow}", pd=modes.pd, non_pd=modes.non_pd))
     return [*lines, *_expected(scenario, words)]
 
 
