@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kvreport.rounds import Setting, Shape, experiment, finding, lines, make
+from tests.kvreport.rounds import Setting, Shape, World, experiment, finding, lines, make
 from tests.kvreport.test_setting import concluded, several
 
 from kvreport.charts import charts_of, fonts
 from kvreport.charts.chart import Axis, Bars, Chart, Plane, Radar, Timeline
 from kvreport.charts.png import png
 from kvreport.charts.scale import scale_of
+from kvreport.charts.summaries import BARS_MOST
 from kvreport.charts.svg import draw
 from kvreport.experiments import group
 from kvreport.rounds import Round
@@ -147,3 +148,40 @@ def test_pictures_lie_beside_the_reports_that_show_them(sh: Sh, tmp_path: Path) 
         assert f"(<charts/{name}>)" in text
     page = (tmp_path / "out/report.html").read_text("utf-8")
     assert page.count("<svg") == len(drawn)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_of_many_scenarios_the_two_ends_are_drawn(language: str) -> None:
+    """In every bar chart: the largest gains, the smallest ones, and how many there are in all."""
+    rounds = []
+    for number in range(60):
+        setting = Setting(name=f"scenario {number:02d}", experiment_id=f"e{number}")
+        world = World(hit_s=0.05 + 0.004 * ((number * 7) % 60))
+        tainted = [finding("contaminated", "invalid")] if number == 0 else []
+        options = {"setting": setting, "world": world, "findings": tainted}
+        rounds += experiment(1, seed=number, shape=SMALL, **options)
+    found = charts(rounds, language)
+    for name in DOCUMENTS[:4]:
+        chart = found[name]
+        assert isinstance(chart, Bars) and len(chart.categories) == BARS_MOST
+        assert "60" in chart.note and str(BARS_MOST) in chart.note and "scenario 00" in chart.note
+    chart = found["ttft_reduction_comparison"]
+    assert isinstance(chart, Bars)
+    drawn = [bar.value for bar in chart.series[1].bars]
+    gains = [value for value in drawn if value is not None]
+    assert len(gains) == BARS_MOST and gains[0] > 0.9 and gains[-1] < 0.75
+    assert not any(bar.doubted for bar in chart.series[1].bars)
+    width, height = struct.unpack(">II", png(chart)[16:24])
+    assert height < 3 * width
+
+
+def test_few_scenarios_are_drawn_in_their_order_and_doubted_ones_too() -> None:
+    rounds = []
+    for number in range(BARS_MOST):
+        setting = Setting(name=f"scenario {number:02d}", experiment_id=f"e{number}")
+        tainted = [finding("contaminated", "invalid")] if number == 3 else []
+        rounds += experiment(1, seed=number, shape=SMALL, setting=setting, findings=tainted)
+    chart = charts(rounds)["ttft_reduction_comparison"]
+    assert isinstance(chart, Bars)
+    assert list(chart.categories) == sorted(chart.categories) and len(chart.categories) == BARS_MOST
+    assert [at for at, bar in enumerate(chart.series[1].bars) if bar.doubted] == [3]

@@ -672,6 +672,7 @@ PHRASES: dict[str, str] = {
     "axis_reduction": "TTFT 降低 (%)",
     "axis_increase": "吞吐量提升 (%)",
     "axis_share": "请求比例 (%)",
+    "chart_bars_most": "共 {count} 个，画出 {drawn} 个：收益最大与最小的各一半，由大到小排列；全部见表。",
     "axis_uncached": "未命中缓存的提示词 token 数",
     "axis_ideal": "完美缓存可命中的 token 数",
     "axis_cached": "服务器报告的命中 token 数",

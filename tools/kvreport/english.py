@@ -675,6 +675,8 @@ PHRASES: dict[str, str] = {
     "axis_increase": "Throughput increase (%)",
     "axis_share": "Share of requests (%)",
     "axis_uncached": "Prompt tokens not from a cache",
+    "chart_bars_most": "Drawn are {drawn} of {count}, from the largest gain down, half of them the "
+    "largest and half the smallest; the table has all.",
     "axis_ideal": "Tokens that a perfect cache gives",
     "axis_cached": "Cached tokens, as reported",
     "axis_since_start": "Seconds since the round began",

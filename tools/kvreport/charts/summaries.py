@@ -14,6 +14,9 @@ from kvreport.conclusion import Conclusion, Scenario
 from kvreport.effects import Effect
 from kvreport.words import Words
 
+BARS_MOST = 40
+"""Of more scenarios than this those with the largest and the smallest change are drawn: a picture
+of two hundred bars is read by nobody. The tables have all of them."""
 RADAR_MOST = 6
 """More shapes than this in one radar cannot be told apart."""
 
@@ -54,20 +57,29 @@ class _Maker:
     def having(self, effect: str) -> list[tuple[Scenario, Effect]]:
         return [(one, one.effects[effect]) for one in self.scenarios if effect in one.effects]
 
-    def note(self, found: Sequence[tuple[Scenario, Effect]], *parts: str) -> str:
+    def note(
+        self,
+        shown: Sequence[tuple[Scenario, Effect]],
+        found: Sequence[tuple[Scenario, Effect]],
+        *parts: str,
+    ) -> str:
         """How much stands behind the picture; what is missing in it is said too."""
         words = self.words
-        pairs = sum(effect.pairs or 0 for _, effect in found)
-        runs = sum(effect.repeats for _, effect in found)
-        said = [words.say("chart_n", scenarios=len(found), repeats=runs)]
+        pairs = sum(effect.pairs or 0 for _, effect in shown)
+        runs = sum(effect.repeats for _, effect in shown)
+        counts = {"scenarios": len(shown), "repeats": runs}
+        said = [words.say("chart_n", **counts)]
         if pairs:
-            said = [
-                words.say(
-                    "chart_n_pairs", scenarios=len(found), repeats=runs, pairs=figures.count(pairs)
-                )
-            ]
-        drawn = {id(one) for one, _ in found}
-        absent = [one for one in self.scenarios if id(one) not in drawn]
+            said = [words.say("chart_n_pairs", **counts, pairs=figures.count(pairs))]
+        if len(shown) < len(found):
+            said.append(words.say("chart_bars_most", drawn=len(shown), count=len(found)))
+            kept = {id(one) for one, _ in shown}
+            held = [one for one, effect in found if _doubted(effect) and id(one) not in kept]
+            if held:
+                names = words.names(self.names(held))
+                said.append(words.say("chart_radar_doubted", names=names))
+        there = {id(one) for one, _ in found}
+        absent = [one for one in self.scenarios if id(one) not in there]
         if absent:
             said.append(words.say("chart_absent", names=words.names(self.names(absent))))
         return " ".join([*said, *(part for part in parts if part)])
@@ -77,15 +89,16 @@ class _Maker:
         found = self.having(key)
         if not found:
             return None
-        words, scenarios = self.words, [one for one, _ in found]
         rate = key == "throughput"
-        base = [self._mean(one, effect, effect.base_mean) for one, effect in found]
-        other = [self._mean(one, effect, effect.other_mean) for one, effect in found]
+        shown = telling(found)
+        words, scenarios = self.words, [one for one, _ in shown]
+        base = [self._mean(one, effect, effect.base_mean) for one, effect in shown]
+        other = [self._mean(one, effect, effect.other_mean) for one, effect in shown]
         mixed = [] if rate else phrasing.mixtures(scenarios, words)
         return Bars(
             name=name,
             title=words.say(f"chart_{name}"),
-            note=self.note(found, *mixed),
+            note=self.note(shown, found, *mixed),
             simulated=self.stamp(scenarios),
             axis=Axis(label=words.say("axis_rps" if rate else "axis_ttft")),
             categories=self.names(scenarios),
@@ -101,10 +114,7 @@ class _Maker:
         shown = f"{shown} {doubts}" if doubts else shown
         scale = 1.0 if effect.metric.endswith("_rps") else 1000.0
         hint = f"{phrasing.name(scenario)}: {shown}"
-        return Bar(value=value * scale, text=shown, hint=hint, doubted=self.doubted(effect))
-
-    def doubted(self, effect: Effect) -> bool:
-        return effect.verdict.word == "withheld"
+        return Bar(value=value * scale, text=shown, hint=hint, doubted=_doubted(effect))
 
     def ttft_reduction(self) -> Bars | None:
         """The whole round's reduction, and what one hit is worth."""
@@ -115,7 +125,8 @@ class _Maker:
         ]
         if not found:
             return None
-        words, scenarios = self.words, [one for one, _ in found]
+        shown = telling(found)
+        words, scenarios = self.words, [one for one, _ in shown]
         series = [("chart_whole_round", "base", [one.effects.get("ttft") for one in scenarios])]
         if any(one.one_hit for one in scenarios):
             series.append(("chart_one_hit", "other", [one.one_hit for one in scenarios]))
@@ -123,7 +134,7 @@ class _Maker:
             name="ttft_reduction_comparison",
             title=words.say("chart_ttft_reduction_comparison"),
             note=self.note(
-                found, words.say("chart_interval"), *phrasing.mixtures(scenarios, words)
+                shown, found, words.say("chart_interval"), *phrasing.mixtures(scenarios, words)
             ),
             simulated=self.stamp(scenarios),
             axis=Axis(label=words.say("axis_reduction"), percent=True),
@@ -146,12 +157,13 @@ class _Maker:
         found = self.having("throughput")
         if not found:
             return None
-        words, scenarios = self.words, [one for one, _ in found]
-        bars = [self._change(one, effect, falling=False) for one, effect in found]
+        shown = telling(found)
+        words, scenarios = self.words, [one for one, _ in shown]
+        bars = [self._change(one, effect, falling=False) for one, effect in shown]
         return Bars(
             name="throughput_increase_comparison",
             title=words.say("chart_throughput_increase_comparison"),
-            note=self.note(found, words.say("chart_interval")),
+            note=self.note(shown, found, words.say("chart_interval")),
             simulated=self.stamp(scenarios),
             axis=Axis(label=words.say("axis_increase"), percent=True),
             categories=self.names(scenarios),
@@ -182,7 +194,7 @@ class _Maker:
             high=ends[1],
             text=text,
             hint=f"{phrasing.name(scenario)}: {text}{interval}; {verdict}",
-            doubted=self.doubted(effect),
+            doubted=_doubted(effect),
         )
 
     def line(self, target: str) -> tuple[float, str] | None:
@@ -217,6 +229,30 @@ class _Maker:
             axes=[words.say(f"radar_{name}") for name in RADAR],
             series=list(zip(self.names(scenarios), (values for _, values in shapes), strict=True)),
         )
+
+
+def telling(found: Sequence[tuple[Scenario, Effect]]) -> Sequence[tuple[Scenario, Effect]]:
+    """All of them in the report's order; of many the two ends, from the largest gain down.
+
+    Changes that a finding withheld are drawn only where the others leave room.
+    """
+    if len(found) <= BARS_MOST:
+        return found
+    sound = sorted((one for one in found if not _doubted(one[1])), key=_gained, reverse=True)
+    if len(sound) <= BARS_MOST:
+        return [*sound, *(one for one in found if _doubted(one[1]))][:BARS_MOST]
+    half = BARS_MOST // 2
+    return [*sound[:half], *sound[-half:]]
+
+
+def _doubted(effect: Effect) -> bool:
+    return effect.verdict.word == "withheld"
+
+
+def _gained(one: tuple[Scenario, Effect]) -> float:
+    """Times gain by falling, rates by rising."""
+    theta = one[1].theta
+    return theta if one[1].metric.endswith("_rps") else -theta
 
 
 RADAR = ("ttft", "one_hit", "e2e", "throughput", "hits", "tpot")
