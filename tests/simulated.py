@@ -34,6 +34,11 @@ class Sim:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return str(answer.read().decode())
 
+    def delete(self, path: str) -> None:
+        request = urllib.request.Request(self.url + path, method="DELETE")
+        with urllib.request.urlopen(request, timeout=30):
+            pass
+
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return str(answer.read().decode())

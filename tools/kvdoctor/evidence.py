@@ -149,6 +149,18 @@ class NodeSeen:
         return tuple(numbers)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How full a store is at one moment."""
+
+    capacity_bytes: float | None = None
+    allocated_bytes: float | None = None
+    evicted_keys: float | None = None
+    """Since its start."""
+    alloc_failures: float | None = None
+    """Since its start."""
+
+
 @dataclass(slots=True, kw_only=True)
 class StoreSeen:
     """One store, or an LMCache between engine and store."""
@@ -156,10 +168,8 @@ class StoreSeen:
     where: str
     kind: str
     trouble: str | None = None
-    capacity_bytes: float | None = None
-    allocated_bytes: float | None = None
-    evicted_keys: float | None = None
-    alloc_failures: float | None = None
+    before: Room = field(default_factory=lambda: Room())
+    after: Room = field(default_factory=lambda: Room())
     chunk_tokens: int | None = None
     keys: bool = False
     """Whether it lists its keys."""

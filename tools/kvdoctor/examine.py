@@ -14,7 +14,7 @@ from kvdoctor.probes import dialogue, machine, wire
 from kvdoctor.probes.acquaintance import meet
 from kvdoctor.probes.dialogue import Partner
 from kvdoctor.probes.meter import MeteredServer
-from kvdoctor.probes.stores import Look, Pool, appeared, look, meet_store
+from kvdoctor.probes.stores import Look, Pool, appeared, look, meet_store, room
 from kvengine.counters import Snapshot, counter, delta, snapshot
 from kvengine.engines import ENGINES
 from kvengine.saltask import Told
@@ -38,6 +38,8 @@ class Examination:
     servers: list[MeteredServer] = field(default_factory=list)
     """In the order of `evidence.nodes`."""
     partners: list[Partner] = field(default_factory=list)
+    stores: list[Server] = field(default_factory=list)
+    """In the order of `evidence.stores`."""
     pools: list[Pool] = field(default_factory=list)
     before: list[Snapshot | None] = field(default_factory=list)
     """Counters of each node before the first prompt."""
@@ -102,6 +104,8 @@ async def _meet_all(run: Examination, stack: AsyncExitStack) -> None:
         store = await stack.enter_async_context(Server(url, try_path="/metrics"))
         seen = await meet_store(engine, store)
         run.evidence.stores.append(seen)
+        run.stores.append(store)
+        seen.before = await room(store)
         if engine.store is not None and seen.trouble is None:
             run.pools.append(Pool(access=engine.store, server=store))
 
@@ -119,7 +123,10 @@ async def _talk(run: Examination) -> None:
     """All prompts, one endpoint after the other: stores are shared."""
     for server, seen in zip(run.servers, run.evidence.nodes, strict=True):
         run.before.append(await _snapshot(server) if seen.trouble is None else None)
-        if seen.endpoint and seen.trouble is None:
+        if seen.several is not None and seen.endpoint:
+            why = "several servers answer here: any of them may get it"
+            run.evidence.skipped.append((seen.where, "every prompt", why))
+        elif seen.endpoint and seen.trouble is None:
             run.partners.append(await dialogue.open_partner(server, seen))
     for number, partner in enumerate(run.partners):
         begin = _store_and_cross if number == 0 else _converse
@@ -128,6 +135,8 @@ async def _talk(run: Examination) -> None:
                 await step(run, partner)
         except Unreachable as error:
             partner.seen.trouble = f"stopped answering: {error}"
+    for store, held in zip(run.stores, run.evidence.stores, strict=True):
+        held.after = await room(store)
     await _look_for_strangers(run)
 
 

@@ -22,6 +22,7 @@ from kvengine.rest import come_to_rest
 from kvengine.saltask import Endpoint, Told, ask
 from kvengine.saltprobe import of_one_rank
 from kvengine.server import Server
+from kvengine.tokenize import tokens_of
 from kvprompt.text import item
 
 FIRST_TOKENS = 1024
@@ -71,6 +72,7 @@ async def twice(
     identity = partner.seen.identity
     longest = (identity.max_model_len if identity else None) or LONGEST_TOKENS * 2
     limit = min(LONGEST_TOKENS, int(0.95 * longest) - 16)
+    await _calibrate(partner)
     before = await snapshot(partner.server)
     tokens = min(max(FIRST_TOKENS, needed + needed // 4), limit)
     while True:
@@ -93,6 +95,15 @@ def _saved(before: Snapshot | None, after: Snapshot | None) -> float | None:
         return None
     now = counter(after, "save_keys")
     return None if now is None else now - (counter(before, "save_keys") or 0.0)
+
+
+async def _calibrate(partner: Partner) -> None:
+    """How many tokens a word is, where the server tells; else the first prompt does."""
+    nonce = secrets.token_hex(8)
+    sample = f"{nonce}: {item(random.Random(nonce), 200)}"
+    tokens = await tokens_of(partner.server, partner.endpoint.model, sample)
+    if tokens:
+        partner.tokens_per_word = len(tokens) / len(sample.split())
 
 
 async def _twice(partner: Partner, tokens: int, needed: int, limit: int) -> Dialogue:

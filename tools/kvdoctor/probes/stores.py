@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvdoctor.evidence import Keys, StoreSeen
+from kvdoctor.evidence import Keys, Room, StoreSeen
 from kvdoctor.probes.exposure import open_routes, reach_of
 from kvengine.engine import Engine, Store
 from kvengine.exposition import parse
@@ -42,8 +42,6 @@ async def meet_store(engine: Engine, server: Server) -> StoreSeen:
 
 
 async def _look(engine: Engine, server: Server, seen: StoreSeen) -> None:
-    page = await server.get("/metrics")
-    series = parse(page.text) if page.ok else {}
     if engine.store is not None:
         closed = await engine.store.closed(server) if engine.store.closed else None
         if closed:
@@ -53,13 +51,24 @@ async def _look(engine: Engine, server: Server, seen: StoreSeen) -> None:
             seen.trouble = f"no {engine.kind} store answers here: it tells no key count"
             return
         seen.keys = await engine.store.keys(server) is not None
-    seen.capacity_bytes = series.get("master_total_capacity_bytes")
-    seen.allocated_bytes = series.get("master_allocated_bytes")
-    seen.evicted_keys = series.get("master_evicted_key_count")
-    seen.alloc_failures = series.get("master_put_start_alloc_failures_total")
     seen.chunk_tokens = await _chunk_tokens(engine.kind, server)
     seen.reach = await reach_of(server.base)
     seen.open_routes = await open_routes(server.base, engine.kind)
+
+
+async def room(server: Server) -> Room:
+    """How full it is now; null where it does not tell."""
+    try:
+        page = await server.get("/metrics")
+    except Unreachable:
+        return Room()
+    series = parse(page.text) if page.ok else {}
+    return Room(
+        capacity_bytes=series.get("master_total_capacity_bytes"),
+        allocated_bytes=series.get("master_allocated_bytes"),
+        evicted_keys=series.get("master_evicted_key_count"),
+        alloc_failures=series.get("master_put_start_alloc_failures_total"),
+    )
 
 
 CHUNK_PAGES = {"lmcache": "/conf", "lmcache-mp": "/status"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kvdoctor.evidence import Crossing, Evidence, Keys, NodeSeen, hit_tokens
+from kvdoctor.evidence import Crossing, Evidence, NodeSeen, hit_tokens
 from kvdoctor.rules.rule import Rule, Seen
 
 QUERIES_COUNTED_SINCE = (0, 11, 2)
@@ -54,8 +54,8 @@ def nothing_saved(evidence: Evidence) -> Iterator[Seen]:
         return
     yield Seen(
         where=source.where,
-        seen=f"a prompt of {source.dialogue.first.prompt_tokens} tokens was computed, and"
-        " 10 s later no key of it is in the store",
+        seen=f"a prompt of {source.dialogue.first.prompt_tokens} tokens was computed, and no"
+        " key of it came into the store",
         change='let it save: "kv_role":"kv_both" (kv_consumer only reads), room in the store, and'
         " for LMCache prompts of at least one chunk (chunk_size: 256, or save_unfull_chunk: true)",
         evidence={"keys": counted, "saved_keys": saved},
@@ -127,6 +127,8 @@ def _cause(evidence: Evidence, crossing: Crossing) -> tuple[str, str]:
     for url in (crossing.where, crossing.source):
         if lacks_connector(evidence, by_url[url]):
             return f"{url} has no connector", f"start it with {CONNECTOR}"
+    if len(_sizes(evidence)) > 1:
+        return "the nodes' blocks are of different sizes", "see block_size_differs"
     codes = {
         "nothing was saved": (nothing_saved, "see nothing_saved"),
         "the nodes use different stores": (other_store, "see other_store"),
@@ -160,6 +162,8 @@ def _deployments(keys: frozenset[str]) -> set[str]:
 
 def hash_seed_differs(evidence: Evidence) -> Iterator[Seen]:
     """One prompt, two nodes, two sets of names."""
+    if len(_sizes(evidence)) > 1:
+        return  # that alone gives other names
     for crossing in evidence.crossings:
         for theirs, ours in _both(crossing):
             if _deployments(theirs) & _deployments(ours) and not theirs & ours:
@@ -170,15 +174,14 @@ def hash_seed_differs(evidence: Evidence) -> Iterator[Seen]:
                     " differ",
                     change="set the same PYTHONHASHSEED (0, for instance) in every node's"
                     " environment: vLLM up to 0.27 and LMCache inside the engine need it; from"
-                    " vLLM 0.33 on use the same --prefix-caching-hash-algo sha256 everywhere"
-                    f"{_sizes(evidence)}",
+                    " vLLM 0.33 on use the same --prefix-caching-hash-algo sha256 everywhere",
                     evidence={"theirs": sorted(theirs)[:2], "ours": sorted(ours)[:2]},
                 )
 
 
-def _sizes(evidence: Evidence) -> str:
-    sizes = {node.config.block_tokens for node in evidence.endpoints} - {None}
-    return "; here the block sizes differ, which alone is enough" if len(sizes) > 1 else ""
+def _sizes(evidence: Evidence) -> set[int]:
+    """Block sizes of the endpoints, as far as they tell."""
+    return {node.config.block_tokens for node in evidence.endpoints if node.config.block_tokens}
 
 
 def keys_differ(evidence: Evidence) -> Iterator[Seen]:
@@ -200,11 +203,13 @@ def keys_differ(evidence: Evidence) -> Iterator[Seen]:
 def store_full(evidence: Evidence) -> Iterator[Seen]:
     """No room, or hardly any."""
     for store in evidence.stores:
-        capacity, used = store.capacity_bytes, store.allocated_bytes
-        if capacity and used is not None and used >= FULL_RATIO * capacity:
+        capacity, used = store.after.capacity_bytes, store.after.allocated_bytes
+        evicted = (store.after.evicted_keys or 0) - (store.before.evicted_keys or 0)
+        failed = (store.after.alloc_failures or 0) - (store.before.alloc_failures or 0)
+        if evicted > 0 or failed > 0:
+            seen = f"a few prompts evicted {evicted:g} keys, and {failed:g} puts found no room"
+        elif capacity and used is not None and used >= FULL_RATIO * capacity:
             seen = f"{used / 2**20:,.0f} of {capacity / 2**20:,.0f} MiB are in use"
-        elif store.alloc_failures:
-            seen = f"{store.alloc_failures:g} puts found no room since the master started"
         else:
             continue
         yield Seen(
@@ -212,14 +217,19 @@ def store_full(evidence: Evidence) -> Iterator[Seen]:
             seen=seen,
             change="raise global_segment_size on the nodes (the pool is their sum), or clear it:"
             f" kvclear --mooncake {store.where}",
-            evidence={"allocated_bytes": used, "capacity_bytes": capacity},
+            evidence={
+                "allocated_bytes": used,
+                "capacity_bytes": capacity,
+                "evicted_keys": evicted,
+                "alloc_failures": failed,
+            },
         )
 
 
 def store_without_memory(evidence: Evidence) -> Iterator[Seen]:
     """A master that nobody lends memory to."""
     for store in evidence.stores:
-        if store.capacity_bytes == 0:
+        if store.before.capacity_bytes == 0:
             yield Seen(
                 where=store.where,
                 seen="its pool is of 0 bytes: no node has joined with a segment",
@@ -238,11 +248,6 @@ def barrier_unknown(evidence: Evidence) -> Iterator[Seen]:
                 seen=f"no rest within {rest.waited_s:.0f} s: {rest.reason}",
                 change="stop other load on this engine and this store before measuring",
             )
-
-
-def keys_of(keys: tuple[Keys, ...]) -> int:
-    """How many appeared, in all stores together."""
-    return sum(one.count or 0 for one in keys)
 
 
 RULES = (
@@ -299,7 +304,7 @@ RULES = (
     Rule(
         code="store_full",
         severity="warning",
-        asks="`master_allocated_bytes` against capacity, allocation failures",
+        asks="used bytes against capacity; evictions and allocation failures meanwhile",
         means="What is stored is evicted before it is read: hits measure the pool's size.",
         judge=store_full,
     ),
