@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kvengine.access import api_key, extra_body, headers
 from kvpipe.jsonl import encode
 from kvpipe.process import UsageError, complain, run_tool
-from kvpipe.records import Plan
+from kvpipe.records import Plan, Planned
 from kvplan.analysis.command import Wanted, analyse_plan, analyse_trace, wanted
 from kvplan.flags import check, parser
 from kvplan.scenarios import scenario_named
@@ -32,8 +32,10 @@ def run(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     check(args)
     want = wanted(args)
-    if args.trace is None:
+    if args.scenario is not None:
         asyncio.run(_write(_wish(args), args, want))
+    elif args.trace is None:
+        asyncio.run(_own(args, want))
     elif want is None:
         asyncio.run(_replay(_trace_wish(args), args))
     else:
@@ -114,14 +116,32 @@ async def _write(wish: Wish, args: argparse.Namespace, want: Wanted | None) -> N
     from kvplan.plans import plans
 
     async for head, requests in plans(wish, _settings(args), _endpoint(args)):
-        if want is not None:
-            analyse_plan(head, requests, want)
-            continue
-        sys.stdout.buffer.write(b"".join(map(encode, [head, *requests])))
-        sys.stdout.buffer.flush()
-        if not args.quiet:
-            got = sum(request.prompt_tokens or 0 for request in requests)
-            complain(told(head, got), "kvplan")
+        _publish(head, requests, args, want)
+
+
+async def _own(args: argparse.Namespace, want: Wanted | None) -> None:
+    """The plan of a file of one's own, its analysis, or the trace that it leaves."""
+    from kvplan.ownfiles import planned_own, write_anonymous
+
+    if not args.hash_only:
+        head, requests = await planned_own(args, _settings(args), _endpoint(args))
+        _publish(head, requests, args, want)
+    elif want is not None:
+        raise UsageError("--hash-only writes a trace: analyse that (kvplan --trace FILE --analyze)")
+    else:
+        await write_anonymous(args, _settings(args), _endpoint(args))
+
+
+def _publish(
+    head: Plan, requests: Sequence[Planned], args: argparse.Namespace, want: Wanted | None
+) -> None:
+    if want is not None:
+        analyse_plan(head, requests, want)
+        return
+    sys.stdout.buffer.write(b"".join(map(encode, [head, *requests])))
+    sys.stdout.buffer.flush()
+    if not args.quiet:
+        complain(told(head, sum(request.prompt_tokens or 0 for request in requests)), "kvplan")
 
 
 async def _replay(wish: TraceWish, args: argparse.Namespace) -> None:
@@ -142,11 +162,11 @@ def told(head: Plan, got: int) -> str:
     lengths = f"got {got} ({head.calibrated})"
     if head.got_tokens is None:
         lengths = f"got about {got}"
+    asked = "" if head.asked_tokens is None else f"asked for {head.asked_tokens} prompt tokens, "
     note = f" ({head.note})" if head.note else ""
     return (
         f"{head.scenario}{repeat}: {head.requests} requests, {head.cold_requests} of them cold, "
-        f"and {head.sentinels} sentinels; asked for {head.asked_tokens} prompt tokens, "
-        f"{lengths}{note}"
+        f"and {head.sentinels} sentinels; {asked}{lengths}{note}"
     )
 
 

@@ -12,18 +12,27 @@ from kvplan.scenarios import SCENARIOS
 LEAST_CONTEXT = 32
 """Tokens below which a context has no room for a template and a sentence."""
 
+_USAGE = """\
+kvplan --scenario NAME [flags of a scenario]
+       kvplan --trace FILE [flags of a trace]
+       kvplan --conversations FILE | --prompts FILE [--hash-only]"""
+
 _DESCRIPTION = """\
-Makes the requests of a scenario, or of a trace of real traffic, in the order in
-which they are to be sent, and writes a `plan` record and its `planned` records.
-The same seed and flags give the same bytes. Pure, but for --url, by which a
-server counts tokens."""
+Makes the requests of a scenario, of a trace of real traffic or of one's own
+files, in the order in which they are to be sent, and writes a `plan` record and
+its `planned` records. The same seed and flags give the same bytes. Pure, but
+for --url, by which a server counts tokens."""
 
 _EXAMPLES = """\
   kvplan --scenario cold_start | head -1 | jq .asked_tokens
   kvplan --scenario code_generation --contexts 8 --url http://a:8000 > p.jsonl
   kvplan --scenario batch_processing | kvload --url http://a:8000 --workload -
   kvplan --trace t.jsonl --scale 1/4 --limit 300 --api completions > p.jsonl
+  kvplan --prompts log.jsonl --hash-only --url http://a:8000 > trace.jsonl
 """
+
+SOURCES = ("scenario", "trace", "conversations", "prompts")
+_FILES = ("conversations", "prompts")
 
 # Flags that mean something for some sources only.
 _OWNERS: dict[str, tuple[str, ...]] = {
@@ -32,23 +41,27 @@ _OWNERS: dict[str, tuple[str, ...]] = {
     "contexts": ("scenario",),
     "shared_ratio": ("scenario",),
     "order": ("scenario",),
-    "time_unit": ("trace",),
-    "trace_block_tokens": ("trace",),
+    "time_unit": ("trace", "prompts"),
+    "trace_block_tokens": ("trace", *_FILES),
     "speedup": ("trace",),
     "spread": ("trace",),
     "scale": ("trace",),
     "window": ("trace",),
-    "limit": ("trace",),
+    "limit": ("trace", *_FILES),
+    "hash_only": _FILES,
+    "repeats": ("scenario", "trace"),
+    "repeat": ("scenario", "trace"),
 }
 
 
 def parser() -> argparse.ArgumentParser:
     """Every flag, in groups."""
-    made = new_parser("kvplan", _DESCRIPTION, _EXAMPLES)
+    made = new_parser("kvplan", _DESCRIPTION, _EXAMPLES, _USAGE)
     sources = made.add_argument_group("what of").add_mutually_exclusive_group(required=True)
     _source_arguments(sources)
     _scenario_arguments(made.add_argument_group("of a scenario"))
     _trace_arguments(made.add_argument_group("of a trace"))
+    _file_arguments(made.add_argument_group("of files of one's own"))
     _plan_arguments(made.add_argument_group("of every plan"))
     _request_arguments(made.add_argument_group("requests"))
     _server_arguments(made.add_argument_group("counting tokens"))
@@ -59,11 +72,13 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """UsageError for a flag that the chosen source has no use for."""
-    source = next(name for name in ("scenario", "trace") if getattr(args, name) is not None)
+    source = next(name for name in SOURCES if getattr(args, name) is not None)
     for name, owners in _OWNERS.items():
         if getattr(args, name) not in (None, False) and source not in owners:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is for --{' and --'.join(owners)}, not for --{source}")
+    if args.trace_block_tokens is not None and args.trace is None and not args.hash_only:
+        raise UsageError("--trace-block-tokens is of a trace: read by --trace, made by --hash-only")
 
 
 def _source_arguments(group: argparse._MutuallyExclusiveGroup) -> None:
@@ -75,6 +90,18 @@ def _source_arguments(group: argparse._MutuallyExclusiveGroup) -> None:
         metavar="FILE",
         help="requests with timestamp, input_length, output_length and hash_ids, one JSON object "
         "a line, as Mooncake and Qwen publish them; - is stdin, gzip is read too",
+    )
+    add(
+        "--conversations",
+        metavar="FILE",
+        help="ShareGPT's form, or objects with messages, as a JSON list or one a line: turn by "
+        "turn, with the file's own answers",
+    )
+    add(
+        "--prompts",
+        metavar="FILE",
+        help="lines of text, or of JSON objects with prompt, text or messages, and perhaps "
+        "timestamp and output_length",
     )
 
 
@@ -118,13 +145,14 @@ def _trace_arguments(group: argparse._ArgumentGroup) -> None:
     add(
         "--time-unit",
         choices=("ms", "s"),
-        help="of its timestamps [ms; s in Qwen's form]",
+        help="of its timestamps [ms; s in Qwen's form and in logs of prompts]",
     )
     add(
         "--trace-block-tokens",
         type=values.number("--trace-block-tokens", 1),
         metavar="N",
-        help="tokens that one of its hash_ids stands for [512; 16 in Qwen's form]",
+        help="tokens that one of its hash_ids stands for [512; 16 in Qwen's form; what the file "
+        "says; with --hash-only --block-tokens]",
     )
     add(
         "--window",
@@ -132,7 +160,12 @@ def _trace_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="A-B",
         help="only what came from second A up to second B, counted from its first request",
     )
-    add("--limit", type=values.number("--limit", 1), metavar="N", help="the first N of those")
+    add(
+        "--limit",
+        type=values.number("--limit", 1),
+        metavar="N",
+        help="the first N of those, or of a file's conversations or prompts",
+    )
     add("--speedup", type=values.speedup, metavar="X", help="arrivals X times as fast [1]")
     add(
         "--spread",
@@ -145,6 +178,14 @@ def _trace_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="X",
         help="blocks of X times as many tokens, as many of them and shared as before, and outputs "
         "as much shorter; 0.25 or 1/4 makes blocks of 512 blocks of 128 [1]",
+    )
+
+
+def _file_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--hash-only",
+        action="store_true",
+        help="write no plan but a trace: times, lengths and numbers for blocks, without the text",
     )
 
 

@@ -17,7 +17,7 @@ from kvpipe.records import Block, Calibrated, Plan, Planned
 from kvplan.draws import Draws
 from kvplan.lineage import Lineage
 from kvplan.measure import Measure
-from kvplan.shape import SENTINEL_TOKENS
+from kvplan.shape import SENTINEL_TOKENS, sentinel_count, sentinel_places
 from kvplan.trace import TraceLine, prefixes
 from kvplan.wording import Wording
 from kvprompt.hashes import PlanHashes
@@ -51,10 +51,6 @@ class Manner:
     floor_tokens: int | None
     model: str | None
     body: dict[str, Any]
-
-    def sentinel_count(self, requests: int) -> int:
-        """How many sentinels stand among so many requests."""
-        return max(3, -(-requests // 20)) if self.sentinels is None else self.sentinels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +129,8 @@ class _Builder:
     def requests(self) -> Iterator[Planned]:
         """The trace's own, with sentinels spread evenly among them, none of them first."""
         total = self._lineage.requests
-        count = self._manner.sentinel_count(total)
-        places = [max(1, round((at + 0.5) * total / count)) for at in range(count)]
+        count = sentinel_count(self._manner.sentinels, total)
+        places = sentinel_places(count, total)
         index = sentinels = 0
         before: float | None = None
         for number, (line, at_s) in enumerate(self._score.due()):

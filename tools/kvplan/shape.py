@@ -8,13 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from kvpipe.process import UsageError
 from kvpipe.records import Stratum
 from kvplan.scenarios import Lengths, Scenario
 
 Order = Literal["leaders-first", "shuffled"]
+T = TypeVar("T")
 
 SENTINEL_TOKENS = 1024
 """Sentinels are no longer than this: they show drift, and cost a cold prefill each."""
@@ -40,9 +41,7 @@ class Wish:
 
     @property
     def sentinel_count(self) -> int:
-        if self.sentinels is not None:
-            return self.sentinels
-        return max(3, -(-self.requests // 20))
+        return sentinel_count(self.sentinels, self.requests)
 
     @property
     def sharing(self) -> int:
@@ -177,27 +176,39 @@ def _turns(name: str, size: int, whole: int, wish: Wish, rng: random.Random) -> 
 
 
 def _mixed(lots: Sequence[Sequence[Item]], wish: Wish) -> list[Item]:
-    """The lots interleaved, each in its own order.
+    """The lots interleaved, each in its own order; with shuffled any order may come."""
+    seed = f"order|{wish.text_seed}|{wish.order}"
+    return interleaved(lots, seed, even=wish.order == "leaders-first")
 
-    leaders-first spreads every lot evenly over the round, with jitter; shuffled takes any order.
-    """
-    rng = random.Random(f"order|{wish.text_seed}|{wish.order}")
+
+def interleaved(lots: Sequence[Sequence[T]], seed: str, *, even: bool) -> list[T]:
+    """Lots mixed, each in its own order: `even` spreads each over all, with jitter."""
+    rng = random.Random(seed)
     slots: list[tuple[float, int]] = []
     for at, lot in enumerate(lots):
         for member in range(len(lot)):
             jitter = rng.random()
-            even = (member + jitter) / len(lot)
-            slots.append((even if wish.order == "leaders-first" else jitter, at))
+            slots.append(((member + jitter) / len(lot) if even else jitter, at))
     supply = [iter(lot) for lot in lots]
     return [next(supply[at]) for _, at in sorted(slots)]
 
 
+def sentinel_count(asked: int | None, requests: int) -> int:
+    """Three, or five in a hundred if that is more, where nothing was asked."""
+    return max(3, -(-requests // 20)) if asked is None else asked
+
+
+def sentinel_places(count: int, requests: int) -> list[int]:
+    """Before which of so many requests each sentinel stands: spread evenly, none of them first."""
+    return [max(1, round((at + 0.5) * requests / count)) for at in range(count)]
+
+
 def _with_sentinels(items: list[Item], wish: Wish) -> list[Item]:
-    """Sentinels spread evenly through the round, none of them first."""
+    """Sentinels spread through the round."""
     count = wish.sentinel_count
     tokens = min(SENTINEL_TOKENS, wish.context.low + wish.scenario.tail_tokens)
     mixed: list[Item] = []
-    due = [max(1, round((at + 0.5) * len(items) / count)) for at in range(count)]
+    due = sentinel_places(count, len(items))
     for position in range(len(items) + 1):
         if position:
             mixed.append(items[position - 1])

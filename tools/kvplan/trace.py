@@ -5,6 +5,7 @@ and names blocks of 512 tokens; Qwen's (alibaba-edu/qwen-bailian-usagetraces-ano
 names blocks of 16 tokens, and says which chat a request belongs to. In Mooncake's an id in
 `hash_ids` stands for a block and everything before it; in Qwen's for the block alone, so that one
 may stand behind different beginnings. What a cache can share is the beginning: see `prefixes`.
+`kvplan --hash-only` writes Mooncake's form, and `block_tokens` where they are not 512.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class _Raw(msgspec.Struct, frozen=True, kw_only=True):
     chat_id: int | str | None = None
     parent_chat_id: int | str | None = None
     turn: int | None = None
+    block_tokens: Annotated[int, Meta(ge=1)] | None = None
 
     @property
     def form(self) -> TraceForm:
@@ -113,7 +115,7 @@ class Trace(Iterator[TraceLine]):
         found = self._next[1].form
         self.form = TraceForm(
             name=found.name,
-            block_tokens=block_tokens or found.block_tokens,
+            block_tokens=block_tokens or self._next[1].block_tokens or found.block_tokens,
             time_unit=time_unit or found.time_unit,
         )
         self._told = block_tokens is not None

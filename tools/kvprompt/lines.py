@@ -45,7 +45,7 @@ def read_lines(numbered: Iterable[tuple[int, bytes]], name: str) -> tuple[Plan, 
         raise ToolError(f"{name}: token ids and texts in one workload; make two of it")
     exact = all(ids)
     linked = chains([_symbols(line) for line in lines], int if exact else estimate_tokens)
-    places = _places(lines, linked)
+    stand = places(lines, linked)
     tree = PrefixTree()
     requests = [
         Planned(
@@ -63,7 +63,7 @@ def read_lines(numbered: Iterable[tuple[int, bytes]], name: str) -> tuple[Plan, 
             blocks=blocks,
             body=line.body,
         )
-        for index, (line, blocks, place) in enumerate(zip(lines, linked, places, strict=True))
+        for index, (line, blocks, place) in enumerate(zip(lines, linked, stand, strict=True))
     ]
     return _head(requests, name, exact), requests
 
@@ -89,7 +89,7 @@ def _symbols(line: Line) -> Symbols:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Place:
+class Place:
     """Where a request stands among the others."""
 
     group: str | None = None
@@ -97,11 +97,12 @@ class _Place:
     after: int | None = None
 
 
-def _places(lines: Sequence[Line], linked: Sequence[list[Block]]) -> list[_Place]:
-    places = [_Place(group=line.group) for line in lines]
+def places(lines: Sequence[Line], linked: Sequence[list[Block]]) -> list[Place]:
+    """Group, stratum and what it waits for of each line, from what it says and shares."""
+    found = [Place(group=line.group) for line in lines]
     turns: dict[str, int] = {}
     owners: dict[str, int] = {}
-    for index, (line, blocks, place) in enumerate(zip(lines, linked, places, strict=True)):
+    for index, (line, blocks, place) in enumerate(zip(lines, linked, found, strict=True)):
         given_by = turns.get(line.group) if line.group is not None else _given_by(blocks, owners)
         for block in blocks:
             owners.setdefault(block.id, index)
@@ -110,11 +111,11 @@ def _places(lines: Sequence[Line], linked: Sequence[list[Block]]) -> list[_Place
             if line.turn is not None and line.turn > 1:
                 place.after = given_by
         if given_by is not None:
-            _follow(places[given_by], place, given_by)
-    return places
+            _follow(found[given_by], place, given_by)
+    return found
 
 
-def _follow(leader: _Place, place: _Place, at: int) -> None:
+def _follow(leader: Place, place: Place, at: int) -> None:
     place.stratum = "follower"
     if leader.stratum == "unique":
         leader.stratum = "leader"
