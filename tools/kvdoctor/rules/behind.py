@@ -150,7 +150,7 @@ def _both(crossing: Crossing) -> Iterator[tuple[frozenset[str], frozenset[str]]]
     """Listed keys of one prompt by the two nodes, where both stored it anew."""
     if (hit_tokens(crossing.told) or 0) >= crossing.needed_tokens:
         return
-    for theirs, ours in zip(crossing.from_source, crossing.from_here, strict=True):
+    for theirs, ours in zip(crossing.from_source, crossing.from_here, strict=False):
         if theirs.appeared and ours.appeared:
             yield theirs.appeared, ours.appeared
 
