@@ -261,6 +261,65 @@ TRANSFER = (
         ),
         tells="A load that fails is an error of the request, or a recomputation.",
     ),
+    Panel(
+        title="Transfer from prefiller to decoder (NIXL), mean time",
+        unit="s",
+        queries=((mean("vllm:nixl_xfer_time_seconds"), "{{service}}"),),
+        tells="Of PD disaggregation: the phase between prefill and decode.",
+    ),
+    Panel(
+        title="Bytes from prefiller to decoder (NIXL)",
+        unit="Bps",
+        queries=(
+            ("sum by (service) (" + rate("vllm:nixl_bytes_transferred_sum") + ")", "{{service}}"),
+        ),
+    ),
+    Panel(
+        title="Failed transfers (NIXL)",
+        unit="short",
+        queries=(
+            (
+                "sum by (service) (" + rate("vllm:nixl_num_failed_transfers_total") + ")",
+                "failed {{service}}",
+            ),
+            (
+                "sum by (service) (" + rate("vllm:nixl_num_kv_expired_reqs_total") + ")",
+                "expired {{service}}",
+            ),
+        ),
+    ),
+    Panel(
+        title="LMCache: tokens found of those asked for",
+        unit="percentunit",
+        queries=(
+            (
+                ratio("lmcache:num_hit_tokens_total", "lmcache:num_requested_tokens_total"),
+                "{{service}}",
+            ),
+        ),
+    ),
+    Panel(
+        title="LMCache: mean time to retrieve and to store",
+        unit="s",
+        queries=(
+            (mean("lmcache:time_to_retrieve"), "retrieve {{service}}"),
+            (mean("lmcache:time_to_store"), "store {{service}}"),
+        ),
+    ),
+    Panel(
+        title="LMCache: bytes from and to its remote tier",
+        unit="Bps",
+        queries=(
+            (
+                "sum by (service) (" + rate("lmcache:num_remote_read_bytes_total") + ")",
+                "read {{service}}",
+            ),
+            (
+                "sum by (service) (" + rate("lmcache:num_remote_write_bytes_total") + ")",
+                "written {{service}}",
+            ),
+        ),
+    ),
 )
 
 DASHBOARDS = {

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.family import ROOT
 from tests.monitored import MISSING, WHY, Prometheus, prometheus, queries, unanswered
 from tests.real.engine import Node, Stack, random_prompt
 
 pytestmark = pytest.mark.skipif(MISSING, reason=WHY)
-ABSENT = {
-    "vllm:nixl_": "NIXL, which has tests of its own",
-    "vllm:mooncake_xfer": "Mooncake from engine to engine, which does not run without a GPU",
-    "lmcache:": "LMCache in the engine's process, which does not run without a GPU",
-}
-"""Series of engines that are not in this stack: their panels were tested on kvsim alone."""
+ABSENT = ("vllm:nixl_", "lmcache:")
+"""Series of engines that are not in this stack: kvsim alone answers for NIXL's panels
+(tests/test_monitoring.py), LMCache's own metrics code for its."""
+LMCACHE = ROOT / ".venv-lmcache" / "bin" / "python"
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,35 @@ def test_every_query_of_a_dashboard_returns_data(scraped: Prometheus, name: str)
     here = [query for query in queries()[name] if not any(series in query for series in ABSENT)]
     assert here
     assert unanswered(scraped, here, timeout_s=90) == []
+
+
+def test_lmcaches_panels_ask_for_what_lmcache_exports(
+    installed_lmcache: None, tmp_path: Path
+) -> None:
+    """Names and labels as LMCache's own code makes them; the figures are made up."""
+    wanted = [query for found in queries().values() for query in found if "lmcache:" in query]
+    assert len(wanted) >= 5
+    (tmp_path / "shared").mkdir()
+    exporter = subprocess.Popen(
+        [LMCACHE, Path(__file__).with_name("lmcache_exporter.py")],
+        env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        address = f"127.0.0.1:{_port(exporter)}"
+        with prometheus(tmp_path, {"vllm-server": address}) as running:
+            assert unanswered(running, wanted, timeout_s=90) == []
+    finally:
+        exporter.kill()
+        exporter.communicate()
+
+
+def _port(exporter: subprocess.Popen[str]) -> int:
+    """LMCache logs to stdout too: the port is the first line that is a number."""
+    assert exporter.stdout is not None
+    for line in exporter.stdout:
+        if line.strip().isdigit():
+            return int(line)
+    raise AssertionError("the exporter ended without a port")
