@@ -16,6 +16,8 @@ import pytest
 import yaml
 from tests.family import ROOT
 
+from kvsim import arguments
+
 COMPOSE = ROOT / "compose"
 FILES = sorted(COMPOSE.glob("docker-compose*.yml"))
 TEXT = (COMPOSE / "docker-compose.yml").read_text(encoding="utf-8")
@@ -226,3 +228,15 @@ def test_grafana_finds_its_data_source_and_dashboards() -> None:
         assert f"./{file.name}:{path}/{file.name}:ro" in mounted
         panels = json.loads(file.read_text("utf-8"))["panels"]
         assert {panel["datasource"]["uid"] for panel in panels} == {uid}
+
+
+@pytest.mark.parametrize("name", ["sim-store", "sim-a", "sim-b", "vllm-proxy"])
+def test_kvsim_takes_the_services_flags(name: str) -> None:
+    command = services()[name]["command"]
+    assert command[0] == "kvsim"
+    parsed = arguments.parser().parse_args(command[1:])
+    assert str(parsed.port) in services()[name]["ports"][0].rpartition(":")[2]
+    for url in (parsed.store, *(parsed.prefiller or ()), *(parsed.decoder or ())):
+        if url is not None:
+            host, _, port = url.removeprefix("http://").partition(":")
+            assert services()[host]["ports"][0].endswith(f":{port}"), url
