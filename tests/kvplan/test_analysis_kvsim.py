@@ -19,6 +19,7 @@ from kvplan.analysis.accesses import Visit, accesses
 from kvplan.analysis.curve import Sized, sized
 from kvplan.analysis.store import StoreRules, run_store
 from kvplan.trace import TraceLine, read_trace
+from kvsim.cache import BlockPool
 
 TRACE = ROOT / "tests/data/traces/conversation_trace.jsonl.gz"
 BLOCK = 16
@@ -127,3 +128,33 @@ def modelled(blocks: int, begun: Sequence[int]) -> list[int]:
     run = run_store(predicted().taken, BLOCK, rules, begun, ended, seed=None)
     hits: list[int] = run.hits.tolist()
     return hits
+
+
+def test_the_whole_trace_in_kvsims_own_cache() -> None:
+    """All 12,031 requests through the cache that kvsim's nodes have, without the network between:
+    every count as the curve says, at every size. An answer of one token needs no room."""
+    with gzip.open(TRACE) as stream:
+        lines = list(read_trace(stream, TRACE.name))
+    visits = [
+        Visit(links=[(one, BLOCK) for one in line.hash_ids[:-1]] + [(-1, 1)], output_tokens=1)
+        for line in lines
+    ]
+    curve = sized(accesses(visits), BLOCK)
+    for blocks in (400_000, 70_000, 20_000, 2_000):
+        pool = BlockPool(blocks)
+        found = [engine_step(pool, [str(one).encode() for one in line.hash_ids]) for line in lines]
+        room = None if blocks == 400_000 else blocks - 2
+        assert found == curve.hits(room).tolist()
+
+
+def engine_step(pool: BlockPool, names: list[bytes]) -> int:
+    """One request as the engine takes it: match, hold, compute the others, let go. The last name is
+    of a block that is not full."""
+    held = pool.match(names[:-1])
+    pool.take(held)
+    fresh = pool.allocate(len(names) - len(held))
+    assert fresh is not None, "the prompt alone is more than the cache"
+    for block, name in zip(fresh[:-1], names[len(held) : -1], strict=True):
+        pool.name(block, name)
+    pool.release([*held, *fresh])
+    return len(held)
