@@ -38,6 +38,15 @@ def check_lengths(plan: RepeatPlan, site: Site) -> None:
             if limit is not None and needed > limit:
                 raise ToolError(
                     f"request {request.index} needs {needed} tokens (prompt and output), but"
-                    f" {site.model} at {redact(node.endpoint_url)} takes {limit}: lower"
-                    " --context-tokens or --output-tokens"
+                    f" {site.model} at {redact(node.endpoint_url)} takes {limit}:"
+                    f" {_way_out(plan.head.scenario)}"
                 )
+
+
+def _way_out(scenario: str) -> str:
+    """What makes shorter requests, by what the plan was made of."""
+    if scenario == "trace":
+        return "plan the trace with a smaller --scale, or another --window"
+    if scenario in ("workload", "prompts", "conversations"):
+        return "leave it out of the file"
+    return "lower --context-tokens or --output-tokens"
