@@ -2,7 +2,8 @@
 
 One Mooncake master, and vLLM nodes that share their KV blocks through it
 (MooncakeStoreConnector), or through a folder (ExampleConnector, vLLM's example, which knows no
-salts and no reset). Or, without a master, nodes around one `lmcache server` (LMCacheMPConnector).
+salts and no reset), or not at all (none). Or, without a master,
+nodes around one `lmcache server` (LMCacheMPConnector).
 Values only: nothing is started, claimed or written here.
 """
 
@@ -18,7 +19,7 @@ import places
 HOST = "127.0.0.1"
 SERVED_NAME = "tiny"
 MAX_CONTEXT_TOKENS = 16_384
-Connector = Literal["mooncake", "example", "lmcache-mp"]
+Connector = Literal["mooncake", "example", "none", "lmcache-mp"]
 # Explicit, because Mooncake's default differs between versions (5 s, then 10 s), and the
 # tests on leases stand on it.
 LEASE_MS = 5_000
@@ -98,7 +99,7 @@ def arrange(
             node(
                 index,
                 port,
-                mooncake_flags(lookup) if connector == "mooncake" else example_flags(folders),
+                sharing_flags(connector, lookup, folders),
                 cores[index % len(cores)],
                 folders,
                 sizes,
@@ -179,6 +180,13 @@ def master(rpc_port: int, http_port: int) -> Process:
         environment={},
         health_url=f"http://{HOST}:{http_port}/health",
     )
+
+
+def sharing_flags(connector: Connector, lookup_port: int, folders: Folders) -> tuple[str, ...]:
+    """Of a node beside a master; with `none` it shares nothing, though the master is there."""
+    if connector == "none":
+        return ()
+    return mooncake_flags(lookup_port) if connector == "mooncake" else example_flags(folders)
 
 
 def mooncake_flags(lookup_port: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Brings the real stack up: a Mooncake master and vLLM nodes on CPU with a tiny model.
 
-    python stack/nodes.py up [--nodes 2] [--connector mooncake|example|lmcache-mp] [--dir DIR]
+    python stack/nodes.py up [--nodes 2] [--connector NAME] [--dir DIR]
     python stack/nodes.py run [--nodes 2] [--dir DIR] -- COMMAND ARGUMENTS...
     python stack/nodes.py check [--connector ...]
 
@@ -279,7 +279,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sub.add_argument(
             "--connector", choices=get_args(Connector), default="mooncake",
             help="what nodes share blocks through: the store (mooncake), a folder (example: "
-            "ExampleConnector) or one LMCache server (lmcache-mp)",
+            "ExampleConnector), nothing (none) or one LMCache server (lmcache-mp)",
         )  # fmt: skip
     own, command = split_command(argv)
     options = parser.parse_args(own)
