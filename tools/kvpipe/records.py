@@ -1155,8 +1155,7 @@ class HitsAt(Record, frozen=True, kw_only=True):
 
 
 class BlockSize(Record, frozen=True, kw_only=True):
-    """The workload in whole blocks of one size, as an engine reuses them: the block that holds a
-    prompt's last token is never found, because that token is always computed."""
+    """The workload in whole blocks of one size, as an engine reuses them."""
 
     block_tokens: Annotated[int, Meta(ge=1, description="Tokens of a block.")]
     cut: Annotated[
@@ -1170,7 +1169,9 @@ class BlockSize(Record, frozen=True, kw_only=True):
     unique_blocks: Annotated[
         int, Meta(ge=0, description="Distinct ones, sentinels' too: what a cache may come to hold.")
     ]
-    ideal: Annotated[HitsAt, Meta(description="Without a limit.")]
+    ideal: Annotated[
+        HitsAt, Meta(description="Without a limit; the block of a prompt's last token never hits.")
+    ]
     enough_tokens: Annotated[
         int, Meta(ge=0, description="The least room that gives as much; 0 where nothing hits.")
     ]
