@@ -32,6 +32,11 @@ class Answered:
                 [at / 1e3 for at in times if isinstance(at, int | float) and at is not True]
             )
 
+    def merge(self, other: Answered) -> None:
+        """Take what other answers told."""
+        for name, values in self._values.items():
+            values.merge(other._values[name])
+
     def of(self, name: str) -> dict[str, Any] | None:
         """Count, mean, median and P90 in seconds; null if no answer told."""
         stat = stat_of([self._values[name]])

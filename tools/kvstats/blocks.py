@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from io import BufferedIOBase
-from typing import Any, cast, get_type_hints
+from typing import IO, Any, cast, get_type_hints
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ _NEWLINE = 10
 _NEXT = b"}\n" + _HEAD  # between two lines: nowhere else does JSON have a `{` behind a `}`
 
 
-def blocks_of(stream: BufferedIOBase, name: str) -> Iterator[bytes]:
+def blocks_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
     """The stream in pieces of whole lines; the last one may lack its newline.
 
     Compressed data that breaks off is a stream cut short.
@@ -45,10 +45,10 @@ def blocks_of(stream: BufferedIOBase, name: str) -> Iterator[bytes]:
         rest = [data[end:]]
 
 
-def _read(stream: BufferedIOBase, size: int, name: str) -> bytes:
+def _read(stream: IO[bytes], size: int, name: str) -> bytes:
     """What there is, at most `size`; nothing at the end."""
     try:
-        return stream.read1(size)
+        return cast("BufferedIOBase", stream).read1(size)
     except EOFError:
         complain(f"{name}: the compressed data is cut short", "kvstats")
         return b""

@@ -83,7 +83,8 @@ def run(argv: Sequence[str] | None) -> int:
     options = parser().parse_args(argv)
     # numpy and what stands on it: --help does without
     from kvstats.per_request import Spool
-    from kvstats.streams import Rounds, read_into
+    from kvstats.readers import Reading
+    from kvstats.streams import Rounds
     from kvstats.summary import summarise
 
     slo = parse_slos(options.slo)
@@ -101,9 +102,10 @@ def run(argv: Sequence[str] | None) -> int:
             from kvstats.imports import import_into
 
             import_into(rounds, options.source, files)
-        for path in [] if options.source else files:
-            with open_lines(path) as (name, stream):
-                read_into(rounds, stream, name)
+        with Reading(rounds) as reading:
+            for path in [] if options.source else files:
+                with open_lines(path) as (name, stream):
+                    reading.read(stream, name)
         if not len(rounds):
             raise ToolError(f"{files[0]}: no `run` line: there is nothing to summarise")
         stats = [checked(summarise(round_)) for round_ in rounds.finished()]

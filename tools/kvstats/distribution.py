@@ -43,6 +43,14 @@ class Values:
         if len(self._fresh) > (self._exact if self._folded is None else FOLD_VALUES):
             self._fold()
 
+    def merge(self, other: Values) -> None:
+        """Take all values of another set."""
+        if other._folded is not None:
+            self._fold()
+            assert self._folded is not None
+            self._folded.merge(other._folded)
+        self.extend(np.frombuffer(other._fresh, dtype=np.float64))
+
     def _fold(self) -> None:
         self._folded = self._folded or _Folded()
         fresh = np.frombuffer(self._fresh, dtype=np.float64)

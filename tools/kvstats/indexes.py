@@ -20,25 +20,31 @@ class Indexes:
 
     def add(self, index: int) -> bool:
         """Put `index` in; False if it was there."""
-        return self.add_all(np.array([index]))
+        indexes = np.array([index])
+        if not self.is_new(indexes):
+            return False
+        self.put(indexes)
+        return True
 
-    def add_all(self, indexes: NDArray[Any]) -> bool:
-        """Put all of them in; False, and none is put in, if one was there or is there twice."""
-        if len(np.unique(indexes)) < len(indexes):
-            return False
-        pages = list(_by_page(indexes))
-        if any(
-            self._pages[number][places].any() for number, places in pages if number in self._pages
-        ):
-            return False
-        for number, places in pages:
+    def is_new(self, indexes: NDArray[Any]) -> bool:
+        """Whether none of them is in, and none is among them twice."""
+        return len(np.unique(indexes)) == len(indexes) and not any(
+            self._pages[number][places].any()
+            for number, places in _by_page(indexes)
+            if number in self._pages
+        )
+
+    def put(self, indexes: NDArray[Any]) -> None:
+        """Put all of them in."""
+        for number, places in _by_page(indexes):
             page = self._pages.get(number)
+            if page is _FULL:
+                continue
             if page is None:
                 page = self._pages[number] = np.zeros(PAGE, dtype=bool)
             page[places] = True
             if page.all():
                 self._pages[number] = _FULL
-        return True
 
 
 def _by_page(indexes: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.int64]]]:

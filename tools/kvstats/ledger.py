@@ -198,6 +198,24 @@ class Ledger:
             self._first[:, place] = _NONE
         self._places[group] = place
 
+    def merge(self, other: Ledger) -> None:
+        """Take what another part of the round holds; which groups stay is the same either way."""
+        floors = [floor for floor in (self.floor, other.floor) if floor is not None]
+        self.floor = max(floors, default=None)
+        self._first_prompt += other._first_prompt
+        self._first_new += other._first_new
+        if other._sums.dtype == object:
+            self._sums = self._sums.astype(object)
+        if other._first.dtype == object:
+            self._first = self._first.astype(object)
+        theirs = np.array([_REST, *other._places.values()], dtype=np.intp)
+        everybody = np.ones(len(theirs) - 1, dtype=bool)
+        mine = np.append([_REST], self._places_of(list(other._places), everybody))
+        for row, values in zip(self._sums, other._sums, strict=True):
+            np.add.at(row, mine, values[theirs])  # several may be the rest's
+        earlier = (mine != _REST) & (other._first[0, theirs] < self._first[0, mine])
+        self._first[:, mine[earlier]] = other._first[:, theirs[earlier]]
+
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """The groups that were kept, and their entries."""
         for group, place in self._places.items():

@@ -19,7 +19,7 @@ from kvstats.indexes import Indexes
 from kvstats.ledger import Ledger
 from kvstats.lots import Lot
 from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, Column, itl_s
-from kvstats.rows import Rows
+from kvstats.rows import Picked, Rows
 from kvstats.slo import meets
 from kvstats.tally import Delivery, Span, Tally, Traffic
 
@@ -30,6 +30,14 @@ class Told:
 
     metrics: Mapping[str, Column]
     meets_slo: NDArray[np.bool_] | None  # null: failed, or there is no --slo
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a lot leaves to keep beside its sums."""
+
+    picked: Picked
+    values: Mapping[str, Column]  # of each metric those that there are; none of failures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,47 +120,73 @@ class Round:
 
     def expect(self, request: Request) -> None:
         """Before it is taken; ToolError if its index was there before."""
-        if not self.expect_all(np.array([request.index])):
+        if not self._seen.add(request.index):
             raise ToolError(
                 f"index {request.index} twice in {self.key}: the same records were given twice, "
                 "or runs that are no shards of one round share an experiment"
             )
 
-    def expect_all(self, indexes: NDArray[Any]) -> bool:
-        """The same for many; False, and nothing has happened, if one was there before."""
-        return self._seen.add_all(indexes)
+    def is_new(self, indexes: NDArray[Any]) -> bool:
+        """Whether none of these was there before, and none is there twice."""
+        return self._seen.is_new(indexes)
+
+    def see(self, indexes: NDArray[Any]) -> None:
+        """Have these been there."""
+        self._seen.put(indexes)
 
     def add(self, lot: Lot) -> Told:
         """Take requests, in any order and any number at once; what they were found to be."""
+        told, part = self.sum_up(lot)
+        self.take(part)
+        return told
+
+    def sum_up(self, lot: Lot) -> tuple[Told, Part]:
+        """Take the sums of a lot alone; what else there is to keep of it is the part."""
         stream = self.streams[lot.like.run_id]
         stream.records += len(lot)
         metrics = {name: metric(lot) for name, metric in REQUEST_METRICS.items()}
-        self.rows.extend(lot, metrics)
+        picked = self.rows.pick(lot, metrics)
         self.tally.add(lot)
         self.ledger.add(lot)
         self.traffic.setdefault(lot.like.endpoint_url, Traffic()).add(lot)
         if lot.stratum != "sentinel":
             stream.span.add(lot)
         if not lot.ok:
-            return Told(metrics, None)
-        self._add_successes(lot, metrics)
-        if not self.slo:
-            return Told(metrics, None)
-        good = meets(metrics, self.slo, open_loop=stream.run.arrival.kind in OPEN_LOOP)
-        if lot.stratum != "sentinel":
-            self.good += int(good.sum())
-        return Told(metrics, good)
-
-    def _add_successes(self, lot: Lot, metrics: Mapping[str, Column]) -> None:
+            return Told(metrics, None), Part(picked, {})
         self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
         self.answered.add(lot)
-        values = self.timings.get(lot.stratum)
-        if values is None:
-            values = {name: Values() for name in (*REQUEST_METRICS, "itl_s")}
-            self.timings[lot.stratum] = values
-        for name, column in metrics.items():
-            values[name].extend(column[~np.isnan(column)])
-        values["itl_s"].extend(itl_s(lot))
+        values = {name: column[~np.isnan(column)] for name, column in metrics.items()}
+        values["itl_s"] = itl_s(lot)
+        good = None
+        if self.slo:
+            good = meets(metrics, self.slo, open_loop=stream.run.arrival.kind in OPEN_LOOP)
+            if lot.stratum != "sentinel":
+                self.good += int(good.sum())
+        return Told(metrics, good), Part(picked, values)
+
+    def take(self, part: Part) -> None:
+        """Keep the rows and the values of a part."""
+        self.rows.take(part.picked)
+        if not part.values:
+            return
+        timings = self.timings.get(part.picked.stratum)
+        if timings is None:
+            timings = self.timings[part.picked.stratum] = {name: Values() for name in part.values}
+        for name, column in part.values.items():
+            timings[name].extend(column)
+
+    def merge(self, other: Round) -> None:
+        """Take the sums of other lots of this round; their parts are taken on their own."""
+        for run_id, stream in other.streams.items():
+            self.streams[run_id].records += stream.records
+            self.streams[run_id].span.merge(stream.span)
+        self.tally.merge(other.tally)
+        self.ledger.merge(other.ledger)
+        self.delivery.merge(other.delivery)
+        self.answered.merge(other.answered)
+        for url, traffic in other.traffic.items():
+            self.traffic.setdefault(url, Traffic()).merge(traffic)
+        self.good += other.good
 
     def add_server(self, metrics: ServerMetrics) -> None:
         """Take what a server counted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from sys import intern
@@ -48,14 +48,28 @@ _MIX = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """Rows of one lot, in columns."""
+
+    of: int  # how many requests the lot has
+    hashes: NDArray[np.uint64]
+    numbers: Sequence[NDArray[np.float64]]  # FACT_COLUMNS, METRIC_COLUMNS
+    group: list[str | None]
+    output_sha256: list[str | None]
+    stratum: Stratum
+    ok: bool
+    run: str
+
+
 class Rows:
     """Columns of equal length; a missing number is NaN (whole numbers are exact below 2**53)."""
 
     def __init__(self, seed: str, limit: int = LIMIT) -> None:
         self._salt = np.frombuffer(blake2b(seed.encode(), digest_size=8).digest(), dtype="<u8")
         self._limit = limit
-        self._hashes = array("Q")  # of the rows; filled once there are more than may stay
-        self._largest = np.uint64(2**64 - 1)  # hashes above it are out
+        self._hashes = array("Q")  # of the rows
+        self.largest = np.uint64(2**64 - 1)  # hashes above it are out
         self._numbers = {name: array("d") for name in (*FACT_COLUMNS, *METRIC_COLUMNS)}
         self.group: list[str | None] = []
         self.stratum: list[Stratum] = []
@@ -79,40 +93,44 @@ class Rows:
 
     def extend(self, lot: Lot, metrics: Mapping[str, Column]) -> None:
         """The same for several, with a column for each metric."""
-        self.total += len(lot)
-        if self.total <= self._limit:
-            self._append(lot, metrics, slice(None))
-            return
-        if not self._hashes:
-            before = self._hashes_of(np.frombuffer(self._numbers["index"]))
-            self._hashes.frombytes(before.tobytes())
+        self.take(self.pick(lot, metrics))
+
+    def pick(self, lot: Lot, metrics: Mapping[str, Column]) -> Picked:
+        """Those of the lot that may stay, as far as is known."""
         hashes = self._hashes_of(lot.numbers("index").values)
-        near = np.flatnonzero(hashes <= self._largest)
-        if not len(near):
-            return
-        self._hashes.frombytes(hashes[near].tobytes())
-        self._append(lot, metrics, near)
+        near = hashes <= self.largest
+        picked: NDArray[np.intp] | slice = slice(None)
+        groups, outputs = lot.column("group"), lot.column("output_sha256")
+        if not near.all():
+            picked = np.flatnonzero(near)
+            groups = [groups[at] for at in picked.tolist()]
+            outputs = [outputs[at] for at in picked.tolist()]
+        columns = [lot.numbers(name).floats()[picked] for name in FACT_COLUMNS]
+        return Picked(
+            of=len(lot),
+            hashes=hashes[picked],
+            numbers=columns + [metrics[name][picked] for name in METRIC_COLUMNS],
+            group=groups,
+            output_sha256=outputs,
+            stratum=lot.stratum,
+            ok=lot.ok,
+            run=lot.like.run_id,
+        )
+
+    def take(self, picked: Picked) -> None:
+        """Keep what was picked, or of all there is the rows with the smallest hashes."""
+        self.total += picked.of
+        self._hashes.frombytes(picked.hashes.tobytes())
+        for column, values in zip(self._numbers.values(), picked.numbers, strict=True):
+            column.frombytes(values.tobytes())
+        more = len(picked.group)
+        self.group += [group and intern(group) for group in picked.group]
+        self.output_sha256 += picked.output_sha256
+        self.stratum += [picked.stratum] * more
+        self.ok += [picked.ok] * more
+        self.run += [intern(picked.run)] * more
         if len(self.ok) > self._limit * (1 + SPARE):
             self._drop()
-
-    def _append(
-        self, lot: Lot, metrics: Mapping[str, Column], picked: NDArray[np.intp] | slice
-    ) -> None:
-        """The lot's requests at these places."""
-        before = len(self.ok)
-        for name, column in self._numbers.items():
-            values = metrics[name] if name in METRIC_COLUMNS else lot.numbers(name).floats()
-            column.frombytes(values[picked].tobytes())
-        groups, outputs = lot.column("group"), lot.column("output_sha256")
-        if not isinstance(picked, slice):
-            places = picked.tolist()
-            groups, outputs = [groups[at] for at in places], [outputs[at] for at in places]
-        self.group += [group and intern(group) for group in groups]
-        self.output_sha256 += outputs
-        more = len(self.group) - before
-        self.stratum += [lot.stratum] * more
-        self.ok += [lot.ok] * more
-        self.run += [intern(lot.like.run_id)] * more
 
     def _hashes_of(self, indexes: NDArray[Any]) -> NDArray[np.uint64]:
         """Of each index and the seed 64 bits, by the finalizer of SplitMix64."""
@@ -130,7 +148,7 @@ class Rows:
             return
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         order = np.argpartition(hashes, self._limit - 1)[: self._limit]
-        self._largest = hashes[order].max()
+        self.largest = hashes[order].max()
         self._hashes = array("Q", hashes[order].tobytes())
         self._keep(order)
 
@@ -150,7 +168,7 @@ class Rows:
         self._drop()
         if len(self):
             order = np.argsort(np.frombuffer(self._numbers["index"]), kind="stable")
-            self._hashes = array("Q", [self._hashes[i] for i in order] if self._hashes else [])
+            self._hashes = array("Q", np.frombuffer(self._hashes, np.uint64)[order].tobytes())
             self._keep(order)
         return Table(
             numbers={

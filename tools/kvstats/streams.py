@@ -7,20 +7,24 @@ grammar is refused with its place.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase, BytesIO
-from typing import IO, cast
+from io import BytesIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from kvpipe.jsonl import decode_line
 from kvpipe.process import ToolError, complain
 from kvpipe.records import AnyRecord, End, Request, Run, ServerMetrics
 from kvstats.blocks import blocks_of, lines_of, requests_of
 from kvstats.lots import AT_ONCE, Batch, Lot
-from kvstats.round import Round, RoundKey, Told
+from kvstats.round import Part, Round, RoundKey, Told
+
+Indexes = Mapping[str, NDArray[Any]]
+"""Of requests by run."""
 
 Observe = Callable[[Sequence[tuple[Lot, Run, Told]]], None]
 """Told of every batch of requests: its lots, their runs, and what they were found to be."""
@@ -83,19 +87,76 @@ class Rounds:
 
         `add` can tell which, and why.
         """
-        indexes: dict[str, list[int]] = {}
-        for one in requests:
-            indexes.setdefault(one.run_id, []).append(one.index)
-        if len(indexes) > 1:
-            return False  # shards line by line: one round may have some of their indexes already
-        for run_id, mine in indexes.items():
-            found = self._open(run_id)
-            if found is None or not found.expect_all(np.array(mine)):
-                return False
+        if not self.expect(indexes_of(requests)):
+            return False
         self._settle()
         for start in range(0, len(requests), AT_ONCE):
             self._add(requests[start : start + AT_ONCE])
         return True
+
+    def expect(self, indexes: Indexes) -> bool:
+        """Before requests are taken; False if a run is not open or an index was there before."""
+        rounds: dict[RoundKey, list[NDArray[Any]]] = {}
+        for run_id, mine in indexes.items():
+            found = self._by_run.get(run_id)
+            if found is None or found.streams[run_id].end is not None:
+                return False
+            rounds.setdefault(found.key, []).append(mine)
+        every = [(self._rounds[key], np.concatenate(mine)) for key, mine in rounds.items()]
+        if not all(round_.is_new(mine) for round_, mine in every):
+            return False
+        for round_, mine in every:
+            round_.see(mine)
+        return True
+
+    # What a reading process does (`readers.py`), and what its parent does with it.
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether nobody wants to be told of single requests."""
+        return self._observe is None and self._listen is None
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run so far, in the order of their heads."""
+        return [round_.streams[run_id].run for run_id, round_ in self._by_run.items()]
+
+    def like(self) -> Rounds:
+        """None yet, for the same purpose."""
+        return Rounds(self._slo)
+
+    def know(self, run_ids: Iterable[str]) -> bool:
+        """Whether all of these have begun."""
+        return all(run_id in self._by_run for run_id in run_ids)
+
+    def sum_up(self, lot: Lot) -> Part:
+        """Take the sums of a lot; what else there is to keep of it."""
+        _, part = self._by_run[lot.like.run_id].sum_up(lot)
+        return part
+
+    def sums(self) -> list[Round]:
+        """Rounds that were only summed up."""
+        return list(self._rounds.values())
+
+    def take_part(self, run_id: str, part: Part) -> None:
+        """Keep what was found elsewhere."""
+        self._by_run[run_id].take(part)
+
+    def merge(self, sums: Round) -> None:
+        """Take the sums that were made elsewhere."""
+        self._rounds[sums.key].merge(sums)
+
+    def largest(self) -> list[tuple[str, np.uint64]]:
+        """Of runs that go on: rows with a larger hash are not wanted."""
+        return [
+            (run_id, round_.rows.largest)
+            for run_id, round_ in self._by_run.items()
+            if round_.rows.sampled and round_.streams[run_id].end is None
+        ]
+
+    def narrow(self, run_id: str, largest: np.uint64) -> None:
+        """Pick no rows with a larger hash."""
+        self._by_run[run_id].rows.largest = largest
 
     def _settle(self) -> None:
         """Hand over the requests that wait."""
@@ -113,11 +174,6 @@ class Rounds:
             found.append((lot, round_.streams[lot.like.run_id].run, round_.add(lot)))
         if self._observe is not None and found:
             self._observe(found)
-
-    def _open(self, run_id: str) -> Round | None:
-        """The round of a run that has begun and not ended."""
-        found = self._by_run.get(run_id)
-        return None if found is None or found.streams[run_id].end is not None else found
 
     def _start(self, run: Run) -> None:
         if run.run_id in self._by_run:
@@ -142,6 +198,14 @@ class Rounds:
         return found
 
 
+def indexes_of(requests: Sequence[Request]) -> Indexes:
+    """Of each run."""
+    indexes: dict[str, list[int]] = {}
+    for one in requests:
+        indexes.setdefault(one.run_id, []).append(one.index)
+    return {run_id: np.array(mine) for run_id, mine in indexes.items()}
+
+
 def read_into(rounds: Rounds, stream: IO[bytes], name: str) -> None:
     """Add every record of a stream; ToolError with file and line at the first that is refused.
 
@@ -149,12 +213,17 @@ def read_into(rounds: Rounds, stream: IO[bytes], name: str) -> None:
     and the missing `end` says the rest.
     """
     before = 0  # lines
-    with _no_collection():
-        for block in blocks_of(cast("BufferedIOBase", stream), name):
-            requests = requests_of(block)
-            if requests is None or not rounds.take(requests):
-                _read_lines(rounds, block, name, before)
-            before += lines_of(block)
+    with no_collection():
+        for block in blocks_of(stream, name):
+            before += read_block(rounds, block, name, before)
+
+
+def read_block(rounds: Rounds, block: bytes, name: str, before: int) -> int:
+    """Add every record of a block, with so many lines `before` it; how many lines it has."""
+    requests = requests_of(block)
+    if requests is None or not rounds.take(requests):
+        _read_lines(rounds, block, name, before)
+    return lines_of(block)
 
 
 def _read_lines(rounds: Rounds, block: bytes, name: str, before: int) -> None:
@@ -174,7 +243,7 @@ def _read_lines(rounds: Rounds, block: bytes, name: str, before: int) -> None:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Records hold no cycles: to look for some takes a sixth of the time."""
     collects = gc.isenabled()
     gc.disable()
