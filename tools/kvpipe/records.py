@@ -65,6 +65,8 @@ DiagnosisCode = Literal[
     "precision_differs",
     "context_differs",
     "block_size_differs",
+    "hash_algorithm_differs",
+    "connector_differs",
     "chunk_differs",
     "metrics_missing",
     "usage_missing",
