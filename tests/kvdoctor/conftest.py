@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -24,9 +24,12 @@ OURS = {"client_throttled", "open_files_low", "ports_few", "clock_slow"}
 """About the machine that the tests run on, which may be any."""
 
 
-def diagnoses(*urls: str, store: str | None = None, reset: bool = False) -> list[Diagnosis]:
+def diagnoses(
+    *urls: str, store: str | None = None, engine: str | None = None, reset: bool = False
+) -> list[Diagnosis]:
     """What kvdoctor finds there."""
-    engines = engines_of([f"mooncake={store}"] if store else [])
+    named = {"mooncake": store, "vllm": engine}
+    engines = engines_of([f"{kind}={url}" for kind, url in named.items() if url])
     order = Order(urls=urls, engines=engines, reset=reset, patience=HASTE)
     return diagnose(asyncio.run(examine(order, lambda _: None)))
 
@@ -54,10 +57,14 @@ def fault(sim: Sim, text: str) -> Iterator[None]:
 
 
 @contextmanager
-def balancer(*urls: str) -> Iterator[str]:
-    """The URL of a balancer: each connection goes to the next of these servers."""
+def balancer(*urls: str, hides: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of a balancer: each connection goes to the next of these servers.
+
+    What begins with one of `hides` is 404, as with a gateway that passes the API alone.
+    """
     targets = [(urlsplit(url).hostname or "", urlsplit(url).port or 0) for url in urls]
     listener = socket.create_server(("127.0.0.1", 0))
+    hidden = tuple(hides)
 
     def relay(source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -69,6 +76,11 @@ def balancer(*urls: str) -> Iterator[str]:
 
     def carry(client: socket.socket, target: tuple[str, int]) -> None:
         with client, socket.create_connection(target) as server:
+            head = client.recv(65536)
+            if head.split(b" ", 2)[1:2] and head.split(b" ", 2)[1].decode().startswith(hidden):
+                client.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                return
+            server.sendall(head)
             back = threading.Thread(target=relay, args=(server, client))
             back.start()
             relay(client, server)

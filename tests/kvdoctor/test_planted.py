@@ -134,6 +134,15 @@ def test_a_balancer_with_one_server_behind_it_is_no_complaint(node: Sim) -> None
         assert bad(diagnoses(url)) == set()
 
 
+def test_a_gateway_that_passes_prompts_alone(node: Sim) -> None:
+    """What it hides is looked at where it is, if the engine's own URL is named."""
+    with balancer(node.url, hides=("/metrics", "/reset", "/server_info")) as url:
+        assert bad(diagnoses(url)) == {"metrics_missing", "reset_missing"}
+        found = diagnoses(url, engine=node.url, reset=True)
+    assert bad(found) == set()
+    assert "skipped" not in {one.code for one in found}
+
+
 @pytest.mark.skipif(not Path("/proc/sys").is_dir(), reason="127.0.0.2 is this machine on Linux")
 def test_a_port_that_listens_everywhere() -> None:
     with kvsim(*FAST, "--host", "0.0.0.0") as sim:

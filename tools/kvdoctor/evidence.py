@@ -237,6 +237,11 @@ class Evidence:
         return [*self.nodes, *self.stores]
 
     @property
+    def behind(self) -> list[NodeSeen]:
+        """Engines behind the endpoints, named by their own URLs."""
+        return [node for node in self.examined if not node.endpoint]
+
+    @property
     def examined(self) -> list[NodeSeen]:
         return [node for node in self.nodes if node.trouble is None]
 

@@ -16,6 +16,7 @@ from kvdoctor.probes.dialogue import Partner
 from kvdoctor.probes.meter import MeteredServer
 from kvdoctor.probes.stores import Look, Pool, appeared, look, meet_store, room
 from kvengine.counters import Snapshot, counter, delta, snapshot
+from kvengine.engine import Outcome
 from kvengine.engines import ENGINES
 from kvengine.saltask import Told
 from kvengine.saltprobe import WAYS, Reset, probe_salts
@@ -196,25 +197,37 @@ async def _converse(run: Examination, partner: Partner) -> None:
 
 async def _reset(run: Examination, partner: Partner) -> None:
     seen, talk = partner.seen, partner.seen.dialogue
-    why = _why_no_reset(run.order, seen)
-    if why:
+    clear, why = _way_to_reset(run, partner)
+    if clear is None:
         run.evidence.skipped.append((seen.where, "a reset of its own prefix cache", why))
-        return
-    if talk is not None and not talk.first.refused:
+    elif talk is not None and not talk.first.refused:
         run.say(f"{seen.where}: the same prompt after a reset of its own cache")
-        seen.reset = await dialogue.after_reset(
-            partner, ENGINES[seen.kind], talk, run.order.patience
-        )
+        seen.reset = await dialogue.after_reset(partner, clear, talk, run.order.patience)
 
 
-def _why_no_reset(order: Order, seen: NodeSeen) -> str | None:
-    if not order.reset:
-        return "it would take hits from everybody who uses this engine: --reset allows it"
+def _way_to_reset(run: Examination, partner: Partner) -> tuple[Reset | None, str]:
+    """How the engine's own cache is emptied; null with the reason where it is not to be."""
+    seen = partner.seen
+    if not run.order.reset:
+        return None, "it would take hits from everybody who uses this engine: --reset allows it"
     if seen.kind not in RESETTABLE:
-        return "no such reset is known of this engine"
-    if seen.reset_status == 404:
-        return "it has no such route"
-    return None
+        return None, "no such reset is known of this engine"
+    if seen.reset_status != 404:
+        return ENGINES[seen.kind].clear, ""
+    behind = [
+        (server, ENGINES[node.kind].clear)
+        for server, node in zip(run.servers, run.evidence.nodes, strict=True)
+        if node in run.evidence.behind and node.reset_status == 405
+    ]
+    if not behind or len(run.partners) > 1:
+        return None, "it has no such route"
+
+    async def clear_behind(_: Server) -> Outcome:
+        """Through the gateway there is no such route, to the engines there is."""
+        outcomes = [await clear(server) for server, clear in behind]
+        return next((one for one in outcomes if not one.ok), outcomes[0])
+
+    return clear_behind, ""
 
 
 async def _salts(run: Examination, partner: Partner) -> None:
@@ -222,8 +235,7 @@ async def _salts(run: Examination, partner: Partner) -> None:
     if seen.dialogue is None or seen.dialogue.first.refused:
         return
     run.say(f"{seen.where}: which salts part namespaces")
-    allowed = _why_no_reset(run.order, seen) is None
-    clear: Reset | None = ENGINES[seen.kind].clear if allowed else None
+    clear, _ = _way_to_reset(run, partner)
     seen.salts = tuple(await probe_salts(partner.endpoint, WAYS, clear))
 
 

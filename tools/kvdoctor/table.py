@@ -5,9 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from kvdoctor.rules import client
 from kvpipe.records import Diagnosis
 
 WIDTH = 96
+OF_THIS_MACHINE = {rule.code for rule in client.RULES}
 LABEL = 9
 
 
@@ -28,7 +30,8 @@ def summary(found: Sequence[Diagnosis]) -> str:
 
 
 def _paragraph(one: Diagnosis) -> str:
-    head = f"{one.severity:<{LABEL}}{one.code}  {one.where or 'this machine or all'}"
+    where = one.where or ("this machine" if one.code in OF_THIS_MACHINE else "")
+    head = f"{one.severity:<{LABEL}}{one.code}  {where}".rstrip()
     rows = [("seen", one.seen), ("means", one.means), ("change", one.change)]
     return "\n".join([head, *(_row(name, text) for name, text in rows if text), ""])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kvdoctor.evidence import Dialogue, NodeSeen, Reset, Stream, hit_tokens
@@ -17,7 +17,7 @@ from kvdoctor.order import Patience
 from kvdoctor.probes import wire
 from kvdoctor.probes.meter import MeteredServer
 from kvengine.counters import Snapshot, counter, snapshot
-from kvengine.engine import Engine
+from kvengine.engine import Outcome
 from kvengine.rest import come_to_rest
 from kvengine.saltask import Endpoint, Told, ask
 from kvengine.saltprobe import of_one_rank
@@ -127,11 +127,14 @@ async def send(partner: Partner, text: str) -> Told:
 
 
 async def after_reset(
-    partner: Partner, engine: Engine, dialogue: Dialogue, patience: Patience
+    partner: Partner,
+    clear: Callable[[Server], Awaitable[Outcome]],
+    dialogue: Dialogue,
+    patience: Patience,
 ) -> Reset:
     """Empty the engine's own cache, and only that; then its prompt again. Raises Unreachable."""
     await come_to_rest([partner.server], [], timeout_s=patience.rest_s, looks_s=patience.looks_s)
-    outcome = await engine.clear(partner.server)
+    outcome = await clear(partner.server)
     told = await send(partner, dialogue.text)
     return Reset(ok=outcome.ok, answer=outcome.answer, told=told)
 

@@ -96,6 +96,24 @@ def block_size_differs(evidence: Evidence) -> Iterator[Seen]:
     )
 
 
+def hash_algorithm_differs(evidence: Evidence) -> Iterator[Seen]:
+    """Another way to name blocks."""
+    yield from _unequal(
+        evidence,
+        {"prefix_caching_hash_algo": lambda node: node.config.hash_algorithm},
+        "start every node with the same --prefix-caching-hash-algo (sha256)",
+    )
+
+
+def connector_differs(evidence: Evidence) -> Iterator[Seen]:
+    """Another connector: they do not speak to the same thing behind them."""
+    yield from _unequal(
+        evidence,
+        {"connector": lambda node: node.config.connector},
+        "start every node with the same kv_connector in --kv-transfer-config",
+    )
+
+
 def chunk_differs(evidence: Evidence) -> Iterator[Seen]:
     """LMCaches that cut prompts at other places."""
     told = [store for store in evidence.stores if store.chunk_tokens is not None]
@@ -150,6 +168,20 @@ RULES = (
         asks="block size by `vllm:cache_config_info`",
         means=MISSES,
         judge=block_size_differs,
+    ),
+    Rule(
+        code="hash_algorithm_differs",
+        severity="warning",
+        asks="`prefix_caching_hash_algo` by `vllm:cache_config_info`",
+        means=MISSES,
+        judge=hash_algorithm_differs,
+    ),
+    Rule(
+        code="connector_differs",
+        severity="warning",
+        asks="`kv_connector` by `/server_info`, where it is told",
+        means="What one node stores lies where the other never looks.",
+        judge=connector_differs,
     ),
     Rule(
         code="chunk_differs",

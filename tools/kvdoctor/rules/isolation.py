@@ -40,8 +40,10 @@ def salt_ignored(evidence: Evidence) -> Iterator[Seen]:
 
 def reset_missing(evidence: Evidence) -> Iterator[Seen]:
     """vLLM without its development routes."""
+    elsewhere = any(node.reset_status == 405 for node in evidence.behind)
     for node in evidence.examined:
-        if node.kind == "vllm" and node.reset_status == 404:
+        absent = node.kind == "vllm" and node.reset_status == 404
+        if absent and not (node.endpoint and elsewhere):
             yield Seen(
                 where=node.where,
                 seen="/reset_prefix_cache is not there (404)",

@@ -18,8 +18,9 @@ ZERO_IS_TOLD_SINCE = (0, 25)
 
 def metrics_missing(evidence: Evidence) -> Iterator[Seen]:
     """No counters."""
+    elsewhere = any(node.metrics for node in evidence.behind)
     for node in evidence.examined:
-        if not node.metrics:
+        if not node.metrics and not (node.endpoint and elsewhere):
             yield Seen(
                 where=node.where,
                 seen="/metrics does not answer with counters",
