@@ -23,11 +23,10 @@ class Stamps:
     """What a look over the requests shows of their times."""
 
     def __init__(self) -> None:
-        self.first_s: float | None = None
-        self.last_s = 0.0
         self.distinct = 0
         self.crowd = 0
         """Most requests at one stamp."""
+        self._latest_s: float | None = None
         self._at_this = 0
         self._gaps = array("d")
 
@@ -38,14 +37,12 @@ class Stamps:
             yield line
 
     def _look(self, line: TraceLine) -> None:
-        if self.first_s is None or line.at_s != self.last_s:
-            if self.first_s is None:
-                self.first_s = line.at_s
-            elif len(self._gaps) < _GAPS:
-                self._gaps.append(line.at_s - self.last_s)
+        if line.at_s != self._latest_s:
+            if self._latest_s is not None and len(self._gaps) < _GAPS:
+                self._gaps.append(line.at_s - self._latest_s)
             self.distinct += 1
             self._at_this = 0
-        self.last_s = line.at_s
+        self._latest_s = line.at_s
         self._at_this += 1
         self.crowd = max(self.crowd, self._at_this)
 
@@ -59,13 +56,14 @@ def due(
     lines: Iterable[TraceLine], stamps: Stamps, *, speedup: float, spread_seed: int | None
 ) -> Iterator[tuple[TraceLine, float]]:
     """Each request and when it is due, in seconds from the first; never falls."""
-    start = stamps.first_s or 0.0
     placed = (
         ((line, line.at_s) for line in lines)
         if spread_seed is None
         else _spread(lines, stamps.usual_gap_s, spread_seed)
     )
+    start: float | None = None
     for line, at_s in placed:
+        start = at_s if start is None else start
         yield line, round((at_s - start) / speedup, 6)
 
 

@@ -55,7 +55,7 @@ async def trace_plans(
             most_output=wish.most_output,
         )
         async with tongue(settings, endpoint, plain) as spoken:
-            score, stamps = _score(spool, wish, form, spoken.measure, name)
+            score, stamps = _score(spool, wish, spoken.measure, name)
             manner = _manner(wish, settings, spoken)
             _check_length(spoken, score)
             changes = [*_changes(wish, form, settings, spoken.measure, stamps)]
@@ -89,15 +89,13 @@ def _told(scale: Fraction) -> str:
     return f"{float(scale):g}" if Fraction(f"{float(scale):g}") == scale else str(scale)
 
 
-def _score(
-    spool: Spool, wish: TraceWish, form: TraceForm, measure: Measure, name: str
-) -> tuple[Score, Stamps]:
+def _score(spool: Spool, wish: TraceWish, measure: Measure, name: str) -> tuple[Score, Stamps]:
     """The requests that are wanted, looked over. Raises ToolError if there are none."""
 
     def lines() -> Iterator[TraceLine]:
         with spool.lines() as (_, stream):
             trace = read_trace(
-                stream, name, block_tokens=form.block_tokens, time_unit=form.time_unit
+                stream, name, block_tokens=wish.trace_block, time_unit=wish.time_unit
             )
             yield from wish.selection.of(trace)
 
