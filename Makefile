@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one; search for capacities (minutes)
 	KV_DRILL_FULL=1 pytest -q -s -o timeout=0 tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
 
+# Addresses reach the recipe as environment. Without any, engines are simulated.
+pd: export NON_PD := $(value NON_PD)
+pd: export PROXY := $(value PROXY)
+pd: export PREFILL := $(value PREFILL)
+pd: export DECODE := $(value DECODE)
+pd: export MODEL := $(value MODEL)
+pd: export FLOW := $(value FLOW)
+pd: $(INSTALLED)  ## PD against non-PD: make pd, or NON_PD=URL PROXY=URL PREFILL=URL DECODE=URL MODEL=NAME
+	@demo/pd.sh
+
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
 
@@ -116,10 +126,10 @@ record: $(INSTALLED)  ## Record the golden cases anew; then read git diff
 	KV_RECORD=1 pytest -q tests/test_cases.py
 	@git --no-pager diff --stat -- tests/cases
 
-# The real engines live in environments of their own, vLLM and Mooncake first, then LMCache. Without
+# The real engines live in environments of their own: vLLM and Mooncake, then LMCache and NIXL. Without
 # them everything else is tested, and pytest's summary says which tests were skipped and why.
 engines:
-	@stack/install.sh --with-lmcache || echo 'test: A REAL ENGINE COULD NOT BE INSTALLED (see above): its tests will be skipped' >&2
+	@stack/install.sh --with-lmcache --with-nixl || echo 'test: A REAL ENGINE COULD NOT BE INSTALLED (see above): its tests will be skipped' >&2
 
 # The pages are opened in a real browser where there is one, or one can be installed.
 browser:

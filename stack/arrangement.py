@@ -4,11 +4,13 @@ One Mooncake master, and vLLM nodes that share their KV blocks through it
 (MooncakeStoreConnector), or through a folder (ExampleConnector, vLLM's example, which knows no
 salts and no reset), or not at all (none). Or, without a master,
 nodes around one `lmcache server` (LMCacheMPConnector).
+Or a prefiller and a decoder (NixlConnector) behind kvsim's proxy, with nothing simulated behind it.
 Values only: nothing is started, claimed or written here.
 """
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import places
 HOST = "127.0.0.1"
 SERVED_NAME = "tiny"
 MAX_CONTEXT_TOKENS = 16_384
-Connector = Literal["mooncake", "example", "none", "lmcache-mp"]
+Connector = Literal["mooncake", "example", "none", "lmcache-mp", "nixl"]
 # Explicit, because Mooncake's default differs between versions (5 s, then 10 s), and the
 # tests on leases stand on it.
 LEASE_MS = 5_000
@@ -31,6 +33,8 @@ MASTER_HTTP_PORT = 9013
 LOOKUP_PORT = 7100
 LMCACHE_PORT = 5555
 LMCACHE_HTTP_PORT = 8280  # not LMCache's 8080, which everybody takes
+PROXY_PORT = 9100
+SIDE_CHANNEL_PORT = 5600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +53,9 @@ class Arrangement:
 
     folder: Path
     store: Process
-    """Started first: the Mooncake master, or the LMCache server."""
+    """Started first: the Mooncake master, the LMCache server, or the proxy before a pair."""
     nodes: tuple[Process, ...]
-    store_name: Literal["master", "lmcache"]
+    store_name: Literal["master", "lmcache", "proxy"]
     store_url: str
     node_urls: tuple[str, ...]
     mooncake_config: dict[str, object]
@@ -85,6 +89,8 @@ def arrange(
     lmcache_l2: bool = False,
 ) -> Arrangement:
     """Lay out `nodes` vLLM nodes around one store; `take_port(first)` claims a free port."""
+    if connector == "nixl":
+        return disaggregated(folders=folders, sizes=sizes, take_port=take_port)
     if connector == "lmcache-mp":
         l2 = folders.logs / "lmcache-l2" if lmcache_l2 else None
         return around_lmcache(nodes, l2, folders=folders, sizes=sizes, take_port=take_port)
@@ -148,6 +154,57 @@ def around_lmcache(
         store_url=f"http://{HOST}:{http_port}",
         node_urls=tuple(f"http://{HOST}:{at}" for at in node_ports),
         mooncake_config={},
+    )
+
+
+def disaggregated(
+    *, folders: Folders, sizes: Sizes, take_port: Callable[[int], int]
+) -> Arrangement:
+    """A prefiller (the first node) and a decoder behind a proxy; nothing is stored anywhere."""
+    proxy_port = take_port(PROXY_PORT)
+    ports = [take_port(NODE_PORT) for _ in range(2)]
+    side_ports = [take_port(SIDE_CHANNEL_PORT) for _ in range(2)]
+    cores = sorted(os.sched_getaffinity(0))
+    connector = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
+    flags = ("--enable-per-request-metrics", "--kv-transfer-config", json.dumps(connector))
+    python = str(places.nixl_environment() / "bin" / "python")
+    nodes = []
+    for index, (port, side) in enumerate(zip(ports, side_ports, strict=True)):
+        one = node(index, port, flags, cores[index % len(cores)], folders, sizes)
+        environment = one.environment | nixl_environment(side)
+        nodes.append(replace(one, command=(python, *one.command[1:]), environment=environment))
+    urls = tuple(f"http://{HOST}:{port}" for port in ports)
+    return Arrangement(
+        folder=folders.logs,
+        store=proxy(proxy_port, *urls),
+        nodes=tuple(nodes),
+        store_name="proxy",
+        store_url=f"http://{HOST}:{proxy_port}",
+        node_urls=urls,
+        mooncake_config={},
+    )
+
+
+def nixl_environment(side_port: int) -> dict[str, str]:
+    """Where a node tells others its blocks, and which ways UCX may take: this machine only."""
+    return {
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": HOST,
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_port),
+        "UCX_TLS": "tcp,self,sysv,posix,cma",
+        "UCX_NET_DEVICES": "lo",
+    }
+
+
+def proxy(port: int, prefiller: str, decoder: str) -> Process:
+    """kvsim's, of this project's own Python: the flow of vLLM's toy proxy, and no simulation."""
+    return Process(
+        name="proxy",
+        command=(
+            *(sys.executable, "-m", "kvsim", "--role", "proxy", "--host", HOST),
+            *("--port", str(port), "--prefiller", prefiller, "--decoder", decoder),
+        ),
+        environment={},
+        health_url=f"http://{HOST}:{port}/healthcheck",
     )
 
 

@@ -3,20 +3,23 @@
 #
 #   stack/install.sh                 into .venv-real, or into $KV_REAL_VENV
 #   stack/install.sh --with-lmcache  the same, then LMCache: .venv-lmcache, $KV_LMCACHE_VENV
+#   stack/install.sh --with-nixl     the same, then NIXL: .venv-nixl, $KV_NIXL_VENV
 #   PYTHON=python3.12 stack/install.sh
 #
 # A second call returns at once: a stamp in the environment holds what was installed.
-# Needs 3 GB of disk, with LMCache half a GB more: its environment sees the packages of the
-# first and holds only what differs. Writes progress to stderr and nothing to stdout.
+# Needs 3 GB of disk, half a GB more each for LMCache and NIXL: their environments see the
+# packages of the first and hold only what differs. Writes progress to stderr and nothing to stdout.
 # Exit status: 0 installed, 2 could not (the last line names the package and the log).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 pins=$root/stack/requirements.txt
 lmcache_pins=$root/stack/requirements-lmcache.txt
+nixl_pins=$root/stack/requirements-nixl.txt
 absolute() { [[ $1 = /* ]] && printf '%s' "$1" || printf '%s/%s' "$root" "$1"; }
 venv=$(absolute "${KV_REAL_VENV:-.venv-real}")
 lmcache_venv=$(absolute "${KV_LMCACHE_VENV:-.venv-lmcache}")
+nixl_venv=$(absolute "${KV_NIXL_VENV:-.venv-nixl}")
 # 3.11 where there is one: it is the version on which the pins were tried.
 python=${PYTHON:-$(command -v python3.11 || echo python3)}
 log=$root/.cache-real/install.log
@@ -38,8 +41,8 @@ wanted_stamp() {
   printf 'without %s\n' "${unwanted[*]}"
 }
 
-wanted_lmcache_stamp() {
-  cat "$lmcache_pins"
+wanted_stamp_on_top() {
+  cat "$1"
   printf 'on top of %s\n' "$venv"
   wanted_stamp
 }
@@ -130,33 +133,51 @@ install_stack() {
 }
 
 # One line of a .pth file puts the other environment's packages behind its own. pip takes them
-# for installed, never removes them, and installs beside them what LMCache wants older.
-install_lmcache() {
-  if has_stamp "$lmcache_venv" "$(wanted_lmcache_stamp)"; then
-    say "already installed in $lmcache_venv"
+# for installed, never removes them, and installs beside them what is wanted older.
+install_on_top() {
+  local own=$1 pins=$2 named_by=$3
+  if has_stamp "$own" "$(wanted_stamp_on_top "$pins")"; then
+    say "already installed in $own"
     return 0
   fi
-  rm -f "$lmcache_venv/installed.stamp"
-  make_environment "$venv/bin/python" "$lmcache_venv" KV_LMCACHE_VENV
+  rm -f "$own/installed.stamp"
+  make_environment "$venv/bin/python" "$own" "$named_by"
   local purelib='import sysconfig; print(sysconfig.get_path("purelib"))'
-  "$venv/bin/python" -c "$purelib" >"$("$lmcache_venv/bin/python" -c "$purelib")/real-stack.pth"
-  install_pins "$lmcache_venv/bin/python" "$lmcache_pins"
-  remove_unwanted "$lmcache_venv/bin/python"
-  check_imports "$lmcache_venv/bin/python" vllm.entrypoints.openai.api_server \
+  "$venv/bin/python" -c "$purelib" >"$("$own/bin/python" -c "$purelib")/real-stack.pth"
+  install_pins "$own/bin/python" "$pins"
+  remove_unwanted "$own/bin/python"
+  "check_${named_by,,}" "$own"
+  put_stamp "$own" "$(wanted_stamp_on_top "$pins")"
+  say "installed in $own"
+}
+
+check_kv_lmcache_venv() {
+  check_imports "$1/bin/python" vllm.entrypoints.openai.api_server \
     lmcache.integration.vllm.lmcache_mp_connector lmcache.v1.multiprocess.http_server
-  [[ -x $lmcache_venv/bin/lmcache ]] || die "the lmcache package has no lmcache program; see $log"
-  put_stamp "$lmcache_venv" "$(wanted_lmcache_stamp)"
-  say "installed in $lmcache_venv"
+  [[ -x $1/bin/lmcache ]] || die "the lmcache package has no lmcache program; see $log"
+}
+
+check_kv_nixl_venv() {
+  check_imports "$1/bin/python" vllm.entrypoints.openai.api_server nixl._api
 }
 
 main() {
-  [[ $# = 0 || "$*" = --with-lmcache ]] || die "usage: stack/install.sh [--with-lmcache]"
+  local flag
+  for flag in "$@"; do
+    [[ $flag = --with-lmcache || $flag = --with-nixl ]] ||
+      die "usage: stack/install.sh [--with-lmcache] [--with-nixl]"
+  done
   command -v "$python" >/dev/null || die "no $python on PATH; set PYTHON to a Python 3.11 or later"
   mkdir -p "${log%/*}"
   exec 9>"${log%.log}.lock"
   flock 9 # two callers at once: the second waits, then finds the stamp
   install_stack
-  [[ "$*" != --with-lmcache ]] || install_lmcache
+  for flag in "$@"; do
+    case $flag in
+      --with-lmcache) install_on_top "$lmcache_venv" "$lmcache_pins" KV_LMCACHE_VENV ;;
+      --with-nixl) install_on_top "$nixl_venv" "$nixl_pins" KV_NIXL_VENV ;;
+    esac
+  done
 }
 
 main "$@"

@@ -5,12 +5,13 @@
     python stack/nodes.py check [--connector ...]
 
 `up` stays in the foreground. When every node answers it prints one line of JSON,
-{"nodes": [URL...], "master": URL, "model": "tiny", "pids": [...], "dir": ...} (with lmcache-mp
-"lmcache": URL instead of "master": the HTTP side of the one `lmcache server`), and stops
+{"nodes": [URL...], "master": URL, "model": "tiny", "pids": [...], "dir": ...}, and stops
 everything on SIGINT or SIGTERM, when its standard input (if a pipe) is closed, or when its
-parent is gone. `run` starts COMMAND with KV_NODE_A, KV_NODE_B, ... (node URLs), KV_MOONCAKE
-(the store's admin URL; KV_LMCACHE with lmcache-mp) and KV_MODEL in its environment, and ends
-as COMMAND ended. `check` says whether stack/install.sh has been run.
+parent is gone. Instead of "master" it says with lmcache-mp "lmcache": URL, the HTTP side of the
+one `lmcache server`; with nixl "proxy": URL, and the two nodes are prefiller and decoder. `run`
+starts COMMAND with KV_NODE_A, KV_NODE_B, ... (node URLs), KV_MOONCAKE (the store's admin URL;
+KV_LMCACHE with lmcache-mp, KV_PROXY with nixl) and KV_MODEL in its environment, and ends as
+COMMAND ended. `check` says whether stack/install.sh has been run.
 
 Nothing outlives it, not even after `kill -9`. Progress goes to stderr. Logs lie in DIR; a
 folder that nobody named is removed at the end unless something went wrong.
@@ -122,7 +123,9 @@ def bring_up(options: argparse.Namespace, plan: Arrangement, group: Group, watch
     folder = plan.folder
     make_model(group, watch)
     mooncake_config_path(folder).write_text(json.dumps(plan.mooncake_config), encoding="utf-8")
-    store = {"master": "a Mooncake master", "lmcache": "an LMCache server"}[plan.store_name]
+    store = {
+        "master": "a Mooncake master", "lmcache": "an LMCache server", "proxy": "a proxy",
+    }[plan.store_name]  # fmt: skip
     say(f"starting {store} and {len(plan.nodes)} vLLM nodes; logs in {folder}")
     wait_ready([group.start(plan.store, folder)], options.timeout, say, watch.check)
     nodes = [group.start(node, folder) for node in plan.nodes]
@@ -161,7 +164,8 @@ def stay_up(plan: Arrangement, group: Group, watch: Watch) -> int:
 def run_command(command: Sequence[str], plan: Arrangement, group: Group, watch: Watch) -> int:
     """`run`: the command's return code as subprocess gives it (negative: died of that signal)."""
     named = {f"KV_NODE_{chr(ord('A') + index)}": url for index, url in enumerate(plan.node_urls)}
-    store = {"master": "KV_MOONCAKE", "lmcache": "KV_LMCACHE"}[plan.store_name]
+    names = {"master": "KV_MOONCAKE", "lmcache": "KV_LMCACHE", "proxy": "KV_PROXY"}
+    store = names[plan.store_name]
     environment = os.environ | named | {store: plan.store_url, "KV_MODEL": SERVED_NAME}
     try:
         popen = group.popen(
@@ -279,7 +283,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         sub.add_argument(
             "--connector", choices=get_args(Connector), default="mooncake",
             help="what nodes share blocks through: the store (mooncake), a folder (example: "
-            "ExampleConnector), nothing (none) or one LMCache server (lmcache-mp)",
+            "ExampleConnector), one LMCache server (lmcache-mp), or prefiller and decoder (nixl)",
         )  # fmt: skip
     own, command = split_command(argv)
     options = parser.parse_args(own)
@@ -308,7 +312,9 @@ def split_command(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def main(argv: Sequence[str]) -> int:
     options = parse(argv)
-    missing = places.why_not_installed(with_lmcache=options.connector == "lmcache-mp")
+    missing = places.why_not_installed(
+        with_lmcache=options.connector == "lmcache-mp", with_nixl=options.connector == "nixl"
+    )
     if missing:
         say(missing)
         return 2

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PINS = ROOT / "stack" / "requirements.txt"
 LMCACHE_PINS = ROOT / "stack" / "requirements-lmcache.txt"
+NIXL_PINS = ROOT / "stack" / "requirements-nixl.txt"
 
 
 def environment() -> Path:
@@ -20,6 +21,12 @@ def lmcache_environment() -> Path:
     return (ROOT / named) if named else ROOT / ".venv-lmcache"
 
 
+def nixl_environment() -> Path:
+    """The same with NIXL on top: $KV_NIXL_VENV, else .venv-nixl."""
+    named = os.environ.get("KV_NIXL_VENV")
+    return (ROOT / named) if named else ROOT / ".venv-nixl"
+
+
 def cache() -> Path:
     """What is made once and kept between runs: the model, and vLLM's own notes."""
     return ROOT / ".cache-real"
@@ -29,11 +36,13 @@ def model() -> Path:
     return cache() / "model"
 
 
-def why_not_installed(*, with_lmcache: bool = False) -> str | None:
+def why_not_installed(*, with_lmcache: bool = False, with_nixl: bool = False) -> str | None:
     """One sentence without a full stop, or None when the pinned stack is there."""
     missing = _why_not(environment(), PINS, "the real stack", "stack/install.sh")
-    if missing or not with_lmcache:
+    if missing or not (with_lmcache or with_nixl):
         return missing
+    if with_nixl:
+        return _why_not(nixl_environment(), NIXL_PINS, "NIXL", "stack/install.sh --with-nixl")
     command = "stack/install.sh --with-lmcache"
     return _why_not(lmcache_environment(), LMCACHE_PINS, "LMCache", command)
 

@@ -51,6 +51,7 @@ def shrink(path: Path, site: Site, nodes: tuple[Sim, Sim, Sim]) -> Path:
     value.get("mooncake", {}).pop("metadata_server_url", None)
     model = value.get("models", {}).get(value.get("active_model")) or value["model"]
     model["name"] = "sim"
+    value.pop("metrics_urls", None)
     value["scenarios"] = {name: dict(SHRUNK) for name in value["scenarios"]}
     value["pause_between_rounds"] = 0
     made = site.folder / path.name
