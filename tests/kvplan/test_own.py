@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Sequence
@@ -283,6 +284,19 @@ def test_a_log_out_of_order_is_refused_with_a_way_out(tmp_path: Path) -> None:
     rows = [{"timestamp": at, "text": "x"} for at in (2, 1)]
     with pytest.raises(ToolError, match=r":2: timestamp: earlier than the line before: sort"):
         kvplan(f"--prompts {written(tmp_path / 'l.jsonl', rows)} --hash-only")
+
+
+@pytest.mark.parametrize("source", ["conversations", "prompts"])
+def test_packed_files_are_read_and_broken_ones_told(source: str, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": said(f"{at}")}]} for at in range(300)]
+    packed = gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(packed)
+    assert made(f"--{source} {path}")[0].requests == 300
+    path.write_bytes(packed[:-500])
+    for flags in ("", "--hash-only"):
+        with pytest.raises(ToolError, match="broken gzip: Compressed file ended"):
+            kvplan(f"--{source} {path} {flags}")
 
 
 def test_the_same_file_and_seed_give_the_same_bytes(tmp_path: Path) -> None:

@@ -373,6 +373,21 @@ def test_a_pipe_is_read_as_a_file_is(sh: Shell) -> None:
     assert done.out == direct.out != ""
 
 
+def test_a_named_pipe_is_read_once(sh: Shell) -> None:
+    flags = "--scale 1/32 --limit 20 --window 6- --api completions -q"
+    done = sh(f"kvplan --trace <(zcat {TRACE} | head -300) {flags} | sed 1d | sha256sum")
+    direct = sh(f"kvplan --trace {TRACE} {flags} | tee all | sed 1d | sha256sum; head -1 all")
+    assert direct.out.startswith(done.out) and done.out
+    assert "seconds 6 to its end of the trace" in direct.out
+
+
+@pytest.mark.parametrize("name", ["cut.gz", "-"])
+def test_an_archive_that_breaks_off_is_one_line(name: str, sh: Shell) -> None:
+    done = sh(f"head -c 5000 {TRACE} > cut.gz; kvplan --trace {name} < cut.gz")
+    (line,) = done.err.splitlines()
+    assert done.status == 2 and "broken gzip: Compressed file ended" in line
+
+
 def test_two_hundred_thousand_lines_need_little_memory(tmp_path: Path) -> None:
     """Half of the blocks of a chat come again; prompts of 40 MB go by under a limit of memory."""
     path = tmp_path / "long.jsonl"

@@ -14,6 +14,7 @@ from kvplan.anonymous import Anonymous
 from kvplan.own import OwnRequest, Talks, read_prompts
 from kvplan.ownplans import OwnWish, counting, own_plan
 from kvplan.plans import Endpoint, Settings
+from kvplan.spool import unbroken
 
 
 async def planned_own(
@@ -23,7 +24,8 @@ async def planned_own(
     name = "conversations" if args.conversations is not None else "prompts"
     path = args.conversations if args.conversations is not None else args.prompts
     note: str | None = None
-    with open_lines(path) as (source, stream):
+    with open_lines(path) as (source, raw):
+        stream = unbroken(raw, source)
         lots: Sequence[Sequence[OwnRequest]]
         if name == "conversations":
             talks = Talks(source, args.limit)
@@ -58,8 +60,8 @@ async def write_anonymous(
             api=settings.api,
             output=settings.output_tokens,
         )
-        with open_lines(path) as (source, stream):
-            async for row in hidden.rows(_requests(args, stream, source)):
+        with open_lines(path) as (source, raw):
+            async for row in hidden.rows(_requests(args, unbroken(raw, source), source)):
                 sys.stdout.buffer.write(encode(row))
         sys.stdout.buffer.flush()
     if not args.quiet:

@@ -1,15 +1,16 @@
-"""Input that is read more than once: a file is opened anew, a pipe is kept on disk."""
+"""Input of other people's making: packed files that break off, and pipes that are read twice."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from kvpipe.jsonl import open_lines
+from kvpipe.process import ToolError
 
 
 class Spool:
@@ -38,5 +39,16 @@ def spooled(path: str) -> Iterator[Spool]:
         return
     with tempfile.TemporaryFile() as kept:
         with open_lines(path) as (name, stream):
-            shutil.copyfileobj(stream, kept)
+            kept.writelines(unbroken(stream, name))
         yield Spool(name, kept)
+
+
+def unbroken(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The lines; ToolError where a packed file breaks off."""
+    number = 0
+    try:
+        for line in stream:
+            number += 1
+            yield line
+    except (EOFError, zlib.error) as error:
+        raise ToolError(f"{name}:{number + 1}: broken gzip: {error} (cut short?)") from error

@@ -10,7 +10,6 @@ may stand behind different beginnings. What a cache can share is the beginning: 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -20,6 +19,7 @@ from msgspec import Meta
 
 from kvpipe.jsonl import decode_as
 from kvpipe.process import ToolError
+from kvplan.spool import unbroken
 
 TimeUnit = Literal["ms", "s"]
 _SECONDS: dict[TimeUnit, float] = {"ms": 1e-3, "s": 1.0}
@@ -104,7 +104,8 @@ class Trace(Iterator[TraceLine]):
         time_unit: TimeUnit | None = None,
     ) -> None:
         self._name = name
-        self._lines = _numbered(stream, name)
+        numbered = enumerate(unbroken(stream, name), 1)
+        self._lines = ((number, line) for number, line in numbered if line.strip())
         first = next(self._lines, None)
         if first is None:
             raise ToolError(
@@ -168,17 +169,6 @@ def read_trace(
 ) -> Trace:
     """The trace; its form is found from the keys of its first line, and what is given beats it."""
     return Trace(stream, name, block_tokens=block_tokens, time_unit=time_unit)
-
-
-def _numbered(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, blank ones left out; ToolError where a packed file breaks off."""
-    number = 0
-    try:
-        for number, text in enumerate(stream, 1):
-            if text.strip():
-                yield number, text
-    except (EOFError, zlib.error) as error:
-        raise ToolError(f"{name}:{number + 1}: broken gzip: {error} (cut short?)") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

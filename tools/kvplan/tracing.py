@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -142,7 +143,8 @@ def _changes(
     """What of the trace was altered, for whoever reads the plan."""
     if wish.selection.window is not None:
         start, end = wish.selection.window
-        yield f"seconds {start:g} to {end:g} of the trace"
+        until = "its end" if math.isinf(end) else f"{end:g}"
+        yield f"seconds {start:g} to {until} of the trace"
     if wish.selection.limit is not None:
         yield f"its first {wish.selection.limit} requests"
     if measure.block != form.block_tokens:
