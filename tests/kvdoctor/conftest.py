@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import socket
 import threading
@@ -16,9 +17,11 @@ from tests.simulated import FAST, Sim, kvsim
 from kvdoctor.diagnose import diagnose
 from kvdoctor.examine import examine
 from kvdoctor.order import Order, Patience, engines_of
+from kvengine import saltprobe
+from kvengine.rest import come_to_rest
 from kvpipe.records import Diagnosis
 
-HASTE = Patience(idle_s=1.0, saved_s=1.5, looks_s=0.2, rest_s=5.0)
+HASTE = Patience(idle_s=0.7, saved_s=1.5, looks_s=0.2, rest_s=5.0)
 """Simulated engines save within milliseconds; what is not there after a second never comes."""
 OURS = {"client_throttled", "open_files_low", "ports_few", "clock_slow"}
 """About the machine that the tests run on, which may be any."""
@@ -106,6 +109,13 @@ def balancer(*urls: str, hides: Sequence[str] = ()) -> Iterator[str]:
         for thread in (accepting, *workers):
             thread.join(20)
         listener.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The salts' probe waits for real engines' saves, a second a look."""
+    quick = functools.partial(come_to_rest, looks_s=HASTE.looks_s)
+    monkeypatch.setattr(saltprobe, "come_to_rest", quick)
 
 
 @pytest.fixture(scope="session")

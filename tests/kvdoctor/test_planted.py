@@ -70,6 +70,7 @@ def test_what_is_wrong_with_one_engine(node: Sim, planted: str, code: str, chang
     assert bad(found) == {code}
     assert change in (one(found, code).change or "")
     assert one(found, code).where == node.url
+    assert one(found, "examined").evidence["prompts"] < 15
 
 
 @pytest.mark.parametrize(

@@ -315,4 +315,6 @@ def test_the_table_is_for_eighty_odd_columns_and_sums_up_first() -> None:
     assert lines[0] == ("2 findings spoil a measurement: remote_miss, hash_seed_differs")
     assert max(map(len, lines)) <= 96
     assert sum(line.startswith("  change ") for line in lines) == 2
+    held = table(diagnose(healthy())).splitlines()
+    assert f"info     smallest_hit  {A}, {B}" in held, "what is alike is told once"
     assert summary(diagnose(healthy())) == "nothing was found that spoils a measurement"

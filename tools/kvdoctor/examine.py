@@ -234,9 +234,19 @@ async def _salts(run: Examination, partner: Partner) -> None:
     seen = partner.seen
     if seen.dialogue is None or seen.dialogue.first.refused:
         return
+    if not _hits_show(seen.dialogue):
+        why = "a hit does not show in cached tokens here, so nothing tells one salt from another"
+        run.evidence.skipped.append((seen.where, "which salts part namespaces", why))
+        return
     run.say(f"{seen.where}: which salts part namespaces")
     clear, _ = _way_to_reset(run, partner)
     seen.salts = tuple(await probe_salts(partner.endpoint, WAYS, clear))
+
+
+def _hits_show(talk: Dialogue) -> bool:
+    """Whether a repeated prompt reports cached tokens, and a new one does not."""
+    first, second = talk.first.cached_tokens or 0, talk.second.cached_tokens or 0
+    return first < talk.needed_tokens <= second
 
 
 async def _stream(run: Examination, partner: Partner) -> None:

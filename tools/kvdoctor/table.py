@@ -15,7 +15,10 @@ LABEL = 9
 
 def table(found: Sequence[Diagnosis]) -> str:
     """All findings as text, with a line in front that sums them up."""
-    return "\n".join([summary(found), "", *(_paragraph(one) for one in found)])
+    alike: dict[tuple[str, str, str | None], list[Diagnosis]] = {}
+    for one in found:
+        alike.setdefault((one.code, one.seen, one.change), []).append(one)
+    return "\n".join([summary(found), "", *map(_paragraph, alike.values())])
 
 
 def summary(found: Sequence[Diagnosis]) -> str:
@@ -29,8 +32,11 @@ def summary(found: Sequence[Diagnosis]) -> str:
     return f"{mark}{len(bad)} {plural} a measurement: {codes}"
 
 
-def _paragraph(one: Diagnosis) -> str:
-    where = one.where or ("this machine" if one.code in OF_THIS_MACHINE else "")
+def _paragraph(alike: list[Diagnosis]) -> str:
+    """One finding, of one server or of several."""
+    one = alike[0]
+    places = [held.where for held in alike if held.where]
+    where = ", ".join(places) or ("this machine" if one.code in OF_THIS_MACHINE else "")
     head = f"{one.severity:<{LABEL}}{one.code}  {where}".rstrip()
     rows = [("seen", one.seen), ("means", one.means), ("change", one.change)]
     return "\n".join([head, *(_row(name, text) for name, text in rows if text), ""])
