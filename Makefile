@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa docs record engines browser prometheus pipes screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa audit docs lock record engines browser prometheus pipes screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -139,14 +139,24 @@ browser:
 prometheus:
 	@tests/debian.sh promtool prometheus || echo 'test: THE DASHBOARDS WILL NOT BE TESTED (see above)' >&2
 
+# Versions and hashes of everything that is installed: review what `make lock` changes like code.
+lock: $(INSTALLED)  ## Pin every dependency anew, with hashes [UPGRADE=1]
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@requirements/lock.sh $${UPGRADE:+--upgrade}
+
+audit: $(INSTALLED)  ## Ask the advisory data base about every pinned version (network)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@pip-audit --strict --require-hashes --disable-pip -r requirements/dev.lock
+
 # What the guides' pipelines are made of beside our own tools.
 pipes:
 	@for tool in jq curl mlr:miller gnuplot:gnuplot-nox; do tests/debian.sh $${tool%:*} $${tool#*:} || echo "test: THE GUIDES' PIPELINES WITH $${tool%:*} WILL NOT BE RUN (see above)" >&2; done
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml requirements/dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo 'install: $(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ...' >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo 'install: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv' >&2; exit 2; }
 	@echo 'install: making $(VENV)' >&2
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input -e '.[dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/dev.lock
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
 	@touch $@
