@@ -29,13 +29,16 @@ if [[ -z ${KV_NODE_A:-} ]]; then
         SEGMENT=$segment python stack/nodes.py run --segment "$segment" --kv-blocks "$own_blocks" \
             -- "$0" "$out"
     done
-    echo "replay: the comparison is $out/compared.jsonl, the records are beside it" >&2
+    kvreport --format text --format md -o "$out" "$out"/stats-*.jsonl "$out/analysis.json" || true
+    echo "replay: the comparison is $out/compared.jsonl, the report $out/report.txt" >&2
     exec cat "$out/compared.jsonl"
 fi
 
 name=${SEGMENT:-unlimited}
+room=${SEGMENT:+store of $((2 * SEGMENT))MiB} # as the analysis calls it, so that kvreport knows
+room=${room:-no limit}
 kvload --url "$KV_NODE_A" --model "$KV_MODEL" --api completions --workload "$out/plan.jsonl" \
-    --concurrency 1 --round 1 --salt none --warmup 0 --name "trace, ${SEGMENT:-no limit}" \
+    --concurrency 1 --round 1 --salt none --warmup 0 --name "trace, $room" \
     --metrics-url store="$KV_MOONCAKE" |
     tee "$out/run-$name.jsonl" | kvstats >"$out/stats-$name.jsonl"
 limit=(${SEGMENT:+--segment "$SEGMENT" --kv-blocks "$own_blocks"})

@@ -15,6 +15,10 @@ from kvpipe.records import Analysis, BlockSize, HitsAt
 from kvreport.rounds import Round
 
 
+NO_LIMIT = "no limit"
+"""How the name of a round ends that had room for everything."""
+
+
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """One capacity's prediction for one cold round. Ratios are shares of the prompt tokens.
 
@@ -37,8 +41,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predictions(rounds: Sequence[Round], analyses: Sequence[Analysis]) -> list[Prediction]:
-    """For every cold round that an analysis is of; a round whose name ends as a named capacity
-    does is of that capacity, any other is held against all of them."""
+    """For every cold round that an analysis is of. A round whose name ends as a named capacity does
+    is held against that one, one that ends in `no limit` against none, any other against all."""
     return [
         one
         for analysis in analyses
@@ -62,8 +66,7 @@ def _of_round(found: Round, analysis: Analysis) -> Iterator[Prediction]:
     size = _size(analysis, run.block_tokens if run else None)
     if run is None or measured is None or size is None:
         return
-    own = [one for one in size.named if one.name and found.name.endswith(one.name)]
-    for point in [size.ideal, *(own or size.named)]:
+    for point in [size.ideal, *_named(size, found.name)]:
         yield Prediction(
             name=found.name,
             repeat=run.repeat,
@@ -78,6 +81,14 @@ def _of_round(found: Round, analysis: Analysis) -> Iterator[Prediction]:
             error=measured - point.hit_ratio,
             like_tokens=_like(size.curve, measured),
         )
+
+
+def _named(size: BlockSize, round_name: str) -> list[HitsAt]:
+    """The capacities that a round may be of."""
+    if round_name.endswith(NO_LIMIT):
+        return []
+    own = [one for one in size.named if one.name and round_name.endswith(one.name)]
+    return own or size.named
 
 
 def _size(analysis: Analysis, block_tokens: int | None) -> BlockSize | None:
