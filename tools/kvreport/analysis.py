@@ -177,6 +177,8 @@ def advice(conclusion: Conclusion, words: Words) -> list[str]:
     """Each piece of advice once, with the scenarios that it is for."""
     gathered: dict[Advice, list[str]] = {}
     for one in conclusion.scenarios:
+        if not one.comparable and one.name in conclusion.contrasted:
+            continue
         for key, values in _advice(one, words):
             gathered.setdefault((key, tuple(sorted(values.items()))), []).append(phrasing.name(one))
     for case in conclusion.capacities:

@@ -9,6 +9,7 @@ from kvreport import figures, phrasing
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Bullets, Facts, Heading, Paragraph, Table
 from kvreport.effects import Effect
+from kvreport.efficiency_cost_chapter import cost_lines
 from kvreport.placed import Placed
 from kvreport.targets import Result
 from kvreport.words import Words
@@ -28,8 +29,12 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
         mixed = phrasing.mixtures(scenarios, words)
         blocks.append(_table(conclusion, words))
         return [*blocks, Bullets(mixed)] if mixed else blocks
+    costs = cost_lines(conclusion, words)
     for one in scenarios:
-        blocks += [Heading(3, phrasing.title(one, words)), Facts(facts(one, words), lead=1)]
+        rows = facts(one, words)
+        if one.name in costs:
+            rows.insert(2, (words.say("cost_fact"), costs[one.name]))
+        blocks += [Heading(3, phrasing.title(one, words)), Facts(rows, lead=1)]
     return blocks
 
 

@@ -176,6 +176,7 @@ def _output(options: argparse.Namespace) -> Output:
     from kvreport.conclude import conclude
     from kvreport.contrasts import contrasted
     from kvreport.efficiency import efficiencies
+    from kvreport.efficiency_cost import churns
     from kvreport.enough import Wish
     from kvreport.experiments import group
     from kvreport.inputs import read_inputs
@@ -206,6 +207,7 @@ def _output(options: argparse.Namespace) -> Output:
         capacities=capacities(inputs.searches),
         outcomes=inputs.outcomes,
         efficiency=efficiencies(experiments, conclusion.scenarios, options.kv_bytes_per_token),
+        churn=churns(experiments),
     )
     conclusion = msgspec.structs.replace(
         conclusion, predictions=predictions(inputs.rounds, inputs.analyses)
@@ -248,10 +250,11 @@ def _status(conclusion: Conclusion) -> int:
 
     words = Words("en")
     status = 0
-    foretold = {one.name for one in conclusion.predictions}
+    used = {one.name for one in conclusion.predictions}  # made of a cold round alone
+    used |= conclusion.contrasted
     for one in conclusion.incomparable:
-        if one.name in foretold:
-            continue  # a cold round alone is what a prediction is of
+        if one.name in used:
+            continue
         missing = words.listed([words.say(f"missing_{role}") for role in one.missing])
         why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
         complain(f"nothing to compare in '{clean(one.name)}': {why}", PROG)

@@ -15,6 +15,7 @@ from kvreport.conditions import Condition
 from kvreport.drift import Drift
 from kvreport.effects import Effect
 from kvreport.efficiency import Efficiency
+from kvreport.efficiency_cost import Churn
 from kvreport.enough import Enough, Need
 from kvreport.evidence import Evidence
 from kvreport.experiments import Kind
@@ -174,6 +175,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     """Of a matrix' scenarios, those that failed among them."""
     predictions: list[Prediction] = []
     efficiency: list[Efficiency] = []
+    churn: list[Churn] = []
 
     @property
     def simulated(self) -> bool:
@@ -195,6 +197,12 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
             for result in scenario.targets
             if result.target.named and result.status not in PASSED
         ]
+
+    @property
+    def contrasted(self) -> set[str]:
+        """Scenarios that were paired with the baseline, and the baseline: they need no round 2."""
+        names = {one.name for one in self.contrasts if one.effects}
+        return names | {self.baseline} if names and self.baseline else names
 
     @property
     def incomparable(self) -> list[Scenario]:

@@ -29,6 +29,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "outcomes": "What became of the attempts of a matrix.",
         "predictions": "What analyses foretold of cold rounds, against what was measured.",
         "efficiency": "What tokens cost at each endpoint that served hits.",
+        "churn": "What stores threw away in each scenario's rounds; empty: nothing.",
     },
     "Scenario": {
         "name": "Label, made unique within the report.",
@@ -250,6 +251,15 @@ FIELDS: dict[str, dict[str, str]] = {
         "held_out": "Each length as a fit of all others foretells it.",
         "bytes_per_token": "Bytes of KV cache that a token takes; null: not known.",
         "bytes_how": "`counters` of the engine, or `given`; null: not known.",
+    },
+    "Churn": {
+        "scenario": "Scenario of the rounds.",
+        "role": "Role of the rounds.",
+        "rounds": "How many there are.",
+        "evicted_keys": "Keys that the store evicted in them.",
+        "put_keys": "Keys that were put in them; null: not counted.",
+        "refused_puts": "Puts that found no room; null: not counted.",
+        "efficiency": "Cached by ideal tokens, in the mean; null: no hit rounds.",
     },
     "Figure": {
         "name": "What it is: `base_s`, `per_token_s`, `prefill_tps`, `load_bps`, ...",

@@ -59,7 +59,7 @@ def difference(one: Contrast | Modes, words: Words) -> str:
 
 
 def _row(scenario: str, key: str, effect: Effect, words: Words) -> list[str]:
-    role = key.rpartition("_")[2]
+    role = "no_reuse" if key.endswith("no_reuse") else key.rpartition("_")[2]
     metric = f"{words.say(f'm_{effect.metric}')}, {words.say(f'arm_{role}')}"
     same = effect.verdict.word == "same"
     return [

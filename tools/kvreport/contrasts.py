@@ -21,6 +21,8 @@ from kvreport.placed import Placed
 from kvreport.verdicts import judge
 
 ROLES: tuple[Role, ...] = ("cold", "hit")
+EQUAL: tuple[Role, ...] = (*ROLES, "no_reuse")
+"""Rounds of one role in both experiments may be set against each other."""
 
 
 def contrasted(
@@ -42,7 +44,7 @@ def contrasted(
 
 def _contrast(base: Experiment, other: Experiment, findings: Sequence[Placed]) -> Contrast:
     found: dict[str, Effect] = {}
-    for role in ROLES:
+    for role in EQUAL:
         comparison = across(base, role, other, role)
         if comparison is None:
             continue

@@ -619,6 +619,32 @@ PHRASES: dict[str, str] = {
     "chart_interval_of": "95 % interval",
     "chart_break_even_at": "break-even: {tokens} tokens ({low} to {high})",
     "axis_tokens": "Tokens, computed or loaded",
+    # --- what the cache costs
+    "cost": "What the cache costs",
+    "cost_fact": "Costs",
+    "cost_line": "a prompt that nobody asked before, against {baseline}: TTFT {what}",
+    "cost_sentence": "Against {baseline}, the TTFT of a prompt that nobody asked before, with "
+    "{name}: {what}.",
+    "cost_e2e": "Its E2E latency, with {name}: {what}.",
+    "cost_gain": "Beside it the gain: the TTFT of a hit, with {name}: {what}.",
+    "cost_change": "{change}{interval}, {verdict}",
+    "cost_same": "~ no difference shown{interval}",
+    "churn_sentence": "{name}: the store evicted {evicted} keys while {put} were put; the hits of "
+    "round 2 came to {hits} of what a perfect cache gives.",
+    "churn_refused": "{name}: {refused} puts found no room.",
+    "churn_evicting": "{name}, whose store evicts, against {baseline}, whose store does not: TTFT "
+    "{role} {what}.",
+    "churn_roomy": "{name}, whose store does not evict, against {baseline}, whose store does: TTFT "
+    "{role} {what}.",
+    "churn_no_reuse": "of prompts that nobody asked before",
+    "churn_hit": "of round 2",
+    "table_churn": "What stores threw away",
+    "col_rounds": "Rounds",
+    "col_put": "Put",
+    "col_evicted": "Evicted",
+    "col_refused": "No room",
+    "col_of_ideal": "Hits of ideal",
+    "arm_no_reuse": "no reuse",
     # --- baseline
     "contrast": "Compared with {name}",
     "contrast_name": "{name}: {metric}",

@@ -14,6 +14,7 @@ from kvreport.contrast import contrast
 from kvreport.details import details
 from kvreport.document import Block, Document, Figure, Heading
 from kvreport.efficiency_chapter import efficiency_chapter
+from kvreport.efficiency_cost_chapter import cost_chapter
 from kvreport.modes_chapter import modes_chapter
 from kvreport.outcomes import outcomes_chapter
 from kvreport.prediction_chapter import prediction_chapter
@@ -41,6 +42,7 @@ def document_of(
             ],
         ),
         ("prediction", prediction_chapter(conclusion.predictions, words)),
+        ("cost", cost_chapter(conclusion, words)),
         ("modes", modes_chapter(conclusion, words)),
         ("", contrast(conclusion, words)),
         ("details", details(conclusion, words, own)),
