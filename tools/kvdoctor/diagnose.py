@@ -6,6 +6,7 @@ from kvdoctor.evidence import Evidence
 from kvdoctor.rules import (
     behind,
     client,
+    crossing,
     equal,
     exposed,
     isolation,
@@ -25,6 +26,7 @@ THEMES: dict[str, tuple[Rule, ...]] = {
     "Do the servers tell what is needed?": told.RULES,
     "The engine's own cache": local.RULES,
     "What stands behind the engines": behind.RULES,
+    "Does one node find what another stored?": crossing.RULES,
     "Can a round be made cold?": isolation.RULES,
     "The way there": path.RULES,
     "This machine": client.RULES,

@@ -21,7 +21,7 @@ class Patience:
     """How long a store may take until a prompt's first key is there."""
     looks_s: float = 1.0
     """Between two looks that must be equal."""
-    rest_s: float = 10.0
+    rest_s: float = 30.0
     """How long an engine may take to come to rest."""
 
 
