@@ -156,7 +156,7 @@ class Trace(Iterator[TraceLine]):
         if raw.timestamp < self._latest:
             raise ToolError(
                 f"{self._name}:{number}: timestamp: {raw.timestamp:g} after {self._latest:g}: "
-                "sort the lines by it"
+                "sort the lines by it, as jq -cs 'sort_by(.timestamp)[]' does"
             )
 
 
