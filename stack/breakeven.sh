@@ -14,8 +14,8 @@ out=${1:-real-out/breakeven}
 mkdir -p "$out"
 rm -rf "$out"/*.jsonl "$out"/report.* "$out"/charts
 
-shape=(--scenario long_context_high_reuse --requests "${REQUESTS:-14}" --contexts "${CONTEXTS:-10}"
-    --context-tokens "${CONTEXT_TOKENS:-300-5000}" --output-tokens 4 --sentinels 3 --pause 1
+shape=(--scenario long_context_high_reuse --requests "${REQUESTS:-12}" --contexts "${CONTEXTS:-7}"
+    --context-tokens "${CONTEXT_TOKENS:-300-3500}" --output-tokens 2 --sentinels 2 --pause 1
     --repeats "${REPEATS:-3}" --model "$KV_MODEL" --metrics-url store="$KV_MOONCAKE")
 clear_all=(kvclear --vllm "$KV_NODE_A" --vllm "$KV_NODE_B" --mooncake "$KV_MOONCAKE"
     --model "$KV_MODEL")
