@@ -11,8 +11,13 @@ from tests.conftest import Done
 from tests.family import ROOT
 from tests.kvreport.rounds import Setting, lines, make, rerun
 
-from kvpipe.records import Arrival
+from kvpipe.jsonl import decode_line
+from kvpipe.records import Analysis, Arrival
+from kvreport.document import Paragraph
+from kvreport.prediction import Prediction, predictions
+from kvreport.prediction_chapter import prediction_chapter
 from kvreport.rounds import Round
+from kvreport.words import Words
 
 Shell = Callable[..., Done]
 ANALYSIS = json.loads((ROOT / "schemas/examples/valid/analysis.json").read_text(encoding="utf-8"))
@@ -41,48 +46,47 @@ def cold(name: str = "trace", *, hit_ratio: float | None = 0.27, **run: Any) -> 
     return rerun(make("cold", setting=setting, hit_ratio=hit_ratio), requests=60, **run)
 
 
-def told(sh: Shell, folder: Path, rounds: list[Round], *flags: str, **more: Any) -> Done:
+def told(sh: Shell, folder: Path, flags: str = "") -> Done:
     stats, foretold = folder / "stats.jsonl", folder / "analysis.json"
-    stats.write_text(lines(rounds), encoding="utf-8")
-    foretold.write_text(json.dumps(analysis(**more)), encoding="utf-8")
-    return sh(f"kvreport {stats} {foretold} {' '.join(flags)}")
+    stats.write_text(lines([cold()]), encoding="utf-8")
+    foretold.write_text(json.dumps(analysis()), encoding="utf-8")
+    return sh(f"kvreport {stats} {foretold} {flags}")
 
 
-def found(done: Done) -> list[dict[str, Any]]:
-    predictions: list[dict[str, Any]] = json.loads(done.out)["predictions"]
-    return predictions
+def found(one: Round, **more: Any) -> list[Prediction]:
+    record = decode_line(json.dumps(analysis(**more)).encode(), "analysis.json")
+    assert isinstance(record, Analysis)
+    return predictions([one], [record])
 
 
-def test_a_cold_round_is_held_against_every_capacity(sh: Shell, tmp_path: Path) -> None:
-    done = told(sh, tmp_path, [cold()], "--format json")
-    assert done.status == 0, "a cold round alone is what a prediction is of"
-    rows = [(one["capacity"], one["predicted"], round(one["error"], 6)) for one in found(done)]
+def test_a_cold_round_is_held_against_every_capacity() -> None:
+    rows = [(one.capacity, one.predicted, round(one.error, 6)) for one in found(cold())]
     assert rows == [(None, 0.3, -0.03), ("4KiT", 0.2, 0.07), ("2KiT", 0.1, 0.17)]
-    assert {one["like_tokens"] for one in found(done)} == {8192}
-    assert {one["measured"] for one in found(done)} == {0.27}
+    assert {one.like_tokens for one in found(cold())} == {8192}
+    assert {one.measured for one in found(cold())} == {0.27}
 
 
-def test_a_round_that_is_named_for_a_capacity_is_of_that_one(sh: Shell, tmp_path: Path) -> None:
-    done = told(sh, tmp_path, [cold("trace, 2KiT", hit_ratio=0.1)], "--format json")
-    assert [one["capacity"] for one in found(done)] == [None, "2KiT"]
-    assert [round(one["error"], 6) for one in found(done)] == [-0.2, 0]
-    assert found(done)[0]["like_tokens"] == 2048
-    whole = told(sh, tmp_path, [cold("trace, no limit", hit_ratio=0.3)], "--format json")
-    assert [one["capacity"] for one in found(whole)] == [None]
+def test_a_round_that_is_named_for_a_capacity_is_of_that_one() -> None:
+    rows = found(cold("trace, 2KiT", hit_ratio=0.1))
+    assert [(one.capacity, round(one.error, 6)) for one in rows] == [(None, -0.2), ("2KiT", 0)]
+    assert rows[0].like_tokens == 2048
+    assert [one.capacity for one in found(cold("trace, no limit", hit_ratio=0.3))] == [None]
 
 
 def test_the_chapter_is_in_every_form_and_language(sh: Shell, tmp_path: Path) -> None:
-    text = told(sh, tmp_path, [cold()]).out
-    assert "Prediction against measurement" in text
-    (row,) = [line for line in text.splitlines() if " 4KiT " in line]
+    done = told(sh, tmp_path)
+    assert done.status == 0, "a cold round alone is what a prediction is of"
+    assert "Prediction against measurement" in done.out
+    (row,) = [line for line in done.out.splitlines() if " 4KiT " in line]
     for cell in ("20.00 %", "27.00 %", "+7.00 pt", "8,192 tokens"):
         assert cell in row
-    assert "| 30.00 % |" in told(sh, tmp_path, [cold()], "--format md").out.replace("  ", " ")
-    assert "预测与实测" in told(sh, tmp_path, [cold()], "--format md --lang zh").out
-    assert "4KiT" in told(sh, tmp_path, [cold()], "--format html").out
+    assert "预测与实测" in told(sh, tmp_path, "--format md --lang zh").out
+    assert "4KiT" in told(sh, tmp_path, "--format html").out
+    record = json.loads(told(sh, tmp_path, "--format json").out)
+    assert [one["capacity"] for one in record["predictions"]] == [None, "4KiT", "2KiT"]
 
 
-def test_only_rounds_of_the_same_workload_are_compared(sh: Shell, tmp_path: Path) -> None:
+def test_only_rounds_of_the_same_workload_are_compared() -> None:
     plan = "0" * 64
     others = [
         rerun(cold(), requests=61),
@@ -90,14 +94,18 @@ def test_only_rounds_of_the_same_workload_are_compared(sh: Shell, tmp_path: Path
         rerun(cold(), arm="hit", round_num=2),
         cold(hit_ratio=None),
     ]
-    for other in others:
-        assert found(told(sh, tmp_path, [other], "--format json")) == []
+    assert [found(other) for other in others] == [[]] * 4
     same = rerun(cold(), plan_sha256=plan, scenario="whatever")
-    assert found(told(sh, tmp_path, [same], "--format json", plan_sha256=plan))
-    assert found(told(sh, tmp_path, [cold()], "--format json", plan_sha256=plan)) == []
+    assert found(same, plan_sha256=plan)
+    assert found(cold(), plan_sha256=plan) == []
 
 
-def test_overlapping_requests_are_told_of(sh: Shell, tmp_path: Path) -> None:
+def test_overlapping_requests_are_told_of() -> None:
+    def texts(one: Round) -> list[str]:
+        chapter = prediction_chapter(found(one), Words("en"))
+        return [block.text for block in chapter if isinstance(block, Paragraph)]
+
     crowd = cold(arrival=Arrival(kind="closed", concurrency=4))
-    assert "Requests overlapped" in told(sh, tmp_path, [crowd]).out
-    assert "Requests overlapped" not in told(sh, tmp_path, [cold()]).out
+    assert [text.startswith("Requests overlapped") for text in texts(crowd)] == [False, True]
+    assert len(texts(cold())) == 1
+    assert prediction_chapter([], Words("en")) == []

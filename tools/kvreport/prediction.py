@@ -14,7 +14,6 @@ import msgspec
 from kvpipe.records import Analysis, BlockSize, HitsAt
 from kvreport.rounds import Round
 
-
 NO_LIMIT = "no limit"
 """How the name of a round ends that had room for everything."""
 
