@@ -397,6 +397,42 @@ def test_answers_may_differ(node: Sim) -> None:
     assert len(bodies) == 3
 
 
+def test_a_hit_may_take_the_other_of_two_tokens_as_likely(node: Sim) -> None:
+    """Both say so: the first tokens are equal, the tied ones lie close, the rest is another."""
+    text = words(100, 260)
+    with fault(node, "near_tie", 2):
+        cold, hit = (
+            [
+                choice["logprobs"]["content"][0]
+                for event in node.chat(text, logprobs=True, top_logprobs=2).events
+                if isinstance(event, dict)
+                for choice in event["choices"]
+                if choice["logprobs"]
+            ]
+            for _ in "ch"
+        )
+    assert cold[0] == hit[0] and cold[2]["token"] != hit[2]["token"]
+    for one, other in ((cold[1], hit[1]), (hit[1], cold[1])):
+        first, second = one["top_logprobs"]
+        assert (one["token"], second["token"]) == (first["token"], other["token"])
+        assert 0 < first["logprob"] - second["logprob"] < 0.02
+
+
+def test_blocks_may_come_damaged_out_of_the_store(kvsim: Start) -> None:
+    """Whoever loads them, or finds them in its cache later, answers something else."""
+    store = kvsim("--role", "store")
+    a, b = (
+        kvsim(*FAST, "--save-delay-ms", "0", "--store", store.url, *flags)
+        for flags in ((), ("--fault", "corrupt_load"))
+    )
+    cold = deltas(a.chat(PROMPT).events)
+    store.wait_for("master_key_count", 6)
+    loaded, found = deltas(b.chat(PROMPT).events), deltas(b.chat(PROMPT).events)
+    assert loaded == found != cold
+    assert deltas(a.chat(PROMPT).events) == cold
+    assert deltas(b.chat(words(100, 300)).events) == deltas(a.chat(words(100, 300)).events)
+
+
 def test_a_hit_may_get_another_number_of_tokens(node: Sim) -> None:
     text = words(100, 140)
     with fault(node, "extra_tokens"):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kvload.candidates import fields_of
 from kvload.settings import Api
 from kvpipe.records import Planned, SaltWay
 from kvprompt.salt import salted, with_nonce
@@ -43,6 +44,8 @@ class Dress:
     nonce: str
     run_id: str
     keep_output: bool
+    candidates: int | None = None
+    """Likeliest tokens to ask for at each place; null: no log probabilities."""
     disaggregated: bool = False
 
 
@@ -82,6 +85,8 @@ def body_of(request: Planned, dress: Dress) -> dict[str, Any]:
         body["ignore_eos"] = True
         if not dress.disaggregated:
             body["min_tokens"] = request.max_tokens
+    if dress.candidates is not None:
+        body |= fields_of(dress.api, dress.candidates)
     return body | request.body | dress.extra
 
 

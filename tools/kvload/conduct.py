@@ -18,6 +18,7 @@ from kvengine.saltprobe import SaltProbe
 from kvengine.urls import redact
 from kvload.alone import Alone
 from kvload.bodies import Dress, Prepared, prepare
+from kvload.candidates import CANDIDATES, why_none
 from kvload.client import Client, Target
 from kvload.console import Console
 from kvload.controls import (
@@ -122,6 +123,7 @@ class Conductor:
         self._salt_way: SaltWay = "none"
         self._salt_probe: SaltProbe | None = None
         self._sent_first: frozenset[int] | None = None
+        self._candidates: int | None = None
         self.stopping = Stopping(console)
         self.totals = Totals()
 
@@ -183,6 +185,8 @@ class Conductor:
         plans = [fitted(plan, experiment) for plan in plans]
         if needs_reset(experiment):
             await unless(preflight_reset(self._site))
+        if experiment.keep_output:
+            self._candidates = await unless(self._ask_for_candidates())
         if any(turn.salt == "request" for turn in self._schedule()) or experiment.salt != "none":
             self._salt_way, self._salt_probe = await unless(salt_way(self._site, experiment))
         return plans
@@ -255,7 +259,21 @@ class Conductor:
             run_id=run_id,
             keep_output=experiment.keep_output,
             disaggregated=experiment.disaggregated,
+            candidates=self._candidates,
         )
+
+    async def _ask_for_candidates(self) -> int | None:
+        """How many likeliest tokens every endpoint tells at each place of an answer."""
+        for node in self._site.nodes.values():
+            reason = await why_none(node.server, self._site.model, self._experiment.api)
+            if reason is not None:
+                self._console.say(
+                    "Answers are kept without log probabilities:"
+                    f" {redact(node.endpoint_url)}: {reason}"
+                )
+                return None
+        self._console.say(f"Answers are kept, with the {CANDIDATES} likeliest tokens at each place")
+        return CANDIDATES
 
     def _turn(
         self,

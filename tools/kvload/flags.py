@@ -129,7 +129,11 @@ def _control_flags(group: argparse._ArgumentGroup) -> None:
     add("--warmup", type=whole, metavar="N", help="warm-up passes at most (default: 3; 0: none)")
     add("--max-failures", type=whole, default=0, metavar="N", help="failed requests that still"
         " exit 0 (default: 0)")  # fmt: skip
-    add("--keep-output", action="store_true", help="write output_text and logprobs")
+    add(
+        "--keep-output",
+        action="store_true",
+        help="write output_text, and logprobs where the server gives them (they are asked for)",
+    )
 
 
 def count(text: str) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from math import expm1
 
 from kvpipe.records import Finding
+from kvreport.answers import other_prompts
 from kvreport.drift import Drift
 from kvreport.effects import Comparison, Effect
-from kvreport.experiments import Experiment, Matched, Repeat
+from kvreport.experiments import Experiment, Repeat
 from kvreport.pairs import Pairs
 from kvreport.placed import Placed
 
@@ -78,18 +79,12 @@ def pair_findings(comparison: Comparison) -> Iterator[Placed]:
     for match, pairs in zip(comparison.matches, comparison.pairs, strict=True):
         if pairs is None:
             continue
-        differ = None if _other_prompts(match) else _answers_differ(pairs)
+        told = match.other.stats.answers is not None  # kvstats saw them, and says it there
+        differ = None if told or other_prompts(match) else _answers_differ(pairs)
         for finding in (_unequal_work(pairs), differ):
             if finding:
                 rounds = [comparison.base, comparison.other]
                 yield Placed(rounds=rounds, repeats=[match.repeat], finding=finding)
-
-
-def _other_prompts(match: Matched) -> bool:
-    """Whether the model was asked something else: salts at the head of the prompts, other ones."""
-    runs = [one.run for one in (*match.bases, match.other) if one.run is not None]
-    in_prompt = any(run.salt_way == "prompt_head" for run in runs)
-    return in_prompt and len({(run.salt, run.arm == "no_reuse") for run in runs}) > 1
 
 
 def stamp_findings(comparison: Comparison) -> Iterator[Placed]:

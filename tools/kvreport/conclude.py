@@ -8,6 +8,7 @@ import msgspec
 
 from kvpipe.records import Run
 from kvreport import between, ceilings, conditions, enough, metrics, targets
+from kvreport.answers import same_answers
 from kvreport.conclusion import Conclusion, Scenario, Shown
 from kvreport.drift import Drift, drift_of
 from kvreport.effects import Comparison, Effect, effect, prefill_effect, rate_effect
@@ -203,6 +204,7 @@ class _Case:
             throughput_ceiling=self._throughput_ceiling(),
             unsaturated=self._unsaturated(),
             drift=self.drift,
+            answers=same_answers(self.compared.get("cold>hit")),
             targets=[self._target(one, ceiling, refused) for one in wished],
             findings=gathered(self.findings),
             conditions=conditions.within(experiment),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from kvpipe.records import Outcome, RoundStats
+from kvreport.answers import SameAnswers
 from kvreport.capacity import Capacities
 from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
@@ -72,6 +73,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     throughput_ceiling: float | None
     unsaturated: bool
     drift: Drift | None
+    answers: SameAnswers | None
     until: float | None
     need: Need | None
     targets: list[Result]

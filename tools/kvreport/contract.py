@@ -59,6 +59,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "throughput_ceiling": "Largest ratio of throughputs by this shape; null: not known.",
         "unsaturated": "True if a closed loop's servers were not shown to be busy.",
         "drift": "The control of TTFT; null: none applies.",
+        "answers": "Whether hits were answered as the cold round was; null: not known.",
         "until": "Half-width that the repeats' number was fixed for in two stages; null: none.",
         "need": "How many repeats that takes; null: nobody asked.",
         "targets": "Every target and what came of it.",
@@ -120,6 +121,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "ratio": "Change of what should not change; null: there was no control.",
         "interval": "Its 95 % interval; null: it could be anything.",
         "units": "Sentinels, or pairs of rounds, behind it.",
+    },
+    "SameAnswers": {
+        "compared": "Requests whose answers are known in both rounds, over all repeats.",
+        "equal": "Those with equal answers.",
+        "near_ties": "Those that part where two tokens were as likely; null: hashes alone.",
+        "wrong": "Those that part where one token was clearly likelier; null: hashes alone.",
+        "unknown": "Those of which nothing tells which it is; null: hashes alone.",
     },
     "Need": {
         "name": "Scenario that it is about.",

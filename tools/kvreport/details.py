@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kvpipe.records import Run
 from kvreport import conditions, figures, phrasing
+from kvreport.answers import answers_line
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Bullets, Facts, Heading, Paragraph, Table
 from kvreport.drift import Drift
@@ -169,6 +170,8 @@ def _lines(scenario: Scenario, words: Words) -> list[str]:
     ttft = scenario.effects.get("ttft")
     if ttft and ttft.dropped:
         lines.append(words.say("dropped_line", dropped=ttft.dropped, planned=ttft.planned))
+    if scenario.answers:
+        lines.append(answers_line(scenario.answers, words))
     if scenario.drift and scenario.comparable:
         lines.append(drift_line(scenario.drift, scenario, words))
     return lines

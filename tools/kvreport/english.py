@@ -363,6 +363,12 @@ PHRASES: dict[str, str] = {
     "unchecked_no_reuse": "a load run needs rounds without reuse before and after",
     "unchecked_nodes": "no round without reuse on node B tells the nodes apart",
     "drift_interval": " ({span})",
+    "answers_line": "The answers to {equal} of {compared} requests are the same in both rounds.",
+    "answers_by_hash": " Of the others hashes tell no more (kvload --keep-output does).",
+    "answers_kinds": " Of the others {kinds}.",
+    "answers_wrong": "{count} took a token that had been clearly less likely",
+    "answers_near_ties": "{count} part at a near tie",
+    "answers_unknown": "{count} cannot be judged",
     "dropped_line": "{dropped} of {planned} pairs were incomplete and dropped.",
     "joined_line": "The rounds were made by several invocations and joined by name.",
     "elsewhere_line": "The workload was made elsewhere: a repeat had a new salt, but the same "

@@ -16,12 +16,13 @@ ROOT = b"kvsim"
 class Block:
     """Room for one block of tokens; ``digest`` is None while it is not full or not findable."""
 
-    __slots__ = ("digest", "number", "refs")
+    __slots__ = ("damaged", "digest", "number", "refs")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.digest: bytes | None = None
         self.refs = 0
+        self.damaged = False  # by the fault ``corrupt_load``
 
 
 def chain(parent: bytes, tokens: Sequence[int], salt: str | None = None) -> bytes:
@@ -90,6 +91,7 @@ class BlockPool:
             del self._free[block.number]
             self._forget(block)
             block.refs = 1
+            block.damaged = False
         return taken
 
     def name(self, block: Block, digest: bytes) -> None:

@@ -104,6 +104,8 @@ class Engine:
         sequence = Sequence(job, choice, prompt, self._options.block_tokens)
         if self._faults.on("ignore_salt"):
             sequence.salt = None
+        if self._faults.on("near_tie"):
+            sequence.tie_at = max(1, int(self._faults.number("near_tie")))
         chance = job.ask.temperature > 0 and job.ask.seed is None
         if chance or self._faults.on("nondeterministic"):
             sequence.reseed(self._random.getrandbits(64))

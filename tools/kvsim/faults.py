@@ -70,6 +70,8 @@ FAULTS: dict[str, Fault] = {
     "warmup_slow": Fault("the first N requests swing between fast and slow", "N", "6"),
     # the answers
     "nondeterministic": Fault("the same prompt gets another answer each time: answers_differ"),
+    "near_tie": Fault("at the N-th token two are as likely, and a hit takes the other", "N", "3"),
+    "corrupt_load": Fault("blocks come out of the store damaged: answers on them are wrong"),
     "extra_tokens": Fault("a hit gets one token less than was asked for: unequal work"),
 }
 

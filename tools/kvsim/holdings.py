@@ -56,6 +56,8 @@ class Holdings:
         if needed > self._pool.free - sum(block.refs == 0 for block in found.local):
             return False
         self._pool.take(found.local)
+        if any(block.damaged for block in found.local):
+            sequence.damage()
         sequence.blocks, sequence.named = list(found.local), len(found.local)
         sequence.computed = start
         if found.remote:
@@ -79,6 +81,10 @@ class Holdings:
         """All blocks that it holds have come out of the store, or from a prefiller: then the
         last one may be begun only, and the last token is computed all the same."""
         whole = sequence.given // self._size or len(sequence.blocks)
+        if self._faults.on("corrupt_load"):
+            for block in sequence.blocks[sequence.named :]:
+                block.damaged = True
+            sequence.damage()
         self._name(sequence, whole)
         sequence.computed = min(sequence.given or whole * self._size, len(sequence.tokens) - 1)
         sequence.given = 0

@@ -4,10 +4,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvsim.answers import answer_seed, token_at
+from kvsim.answers import alternative_at, answer_seed, token_at
 from kvsim.cache import ROOT, Block, chain, chain_all
 from kvsim.prompt import Ask
 from kvsim.tokens import EOS
+
+_DAMAGE = 0xDA3A6ED  # bits that make another answer's seed of one's own
+_OTHER_WAY = 0x073E12
 
 
 @dataclass(slots=True)
@@ -18,6 +21,10 @@ class Output:
     token: int | None = None
     place: int = 0
     """Of the token in the answer, from 1."""
+    seed: int = 0
+    """Of the answer that it belongs to."""
+    runner_up: int | None = None
+    """The token that was as likely, if there was one."""
     finish: str | None = None
     """``length``, ``stop`` or None while there is more."""
     error: str | None = None
@@ -105,10 +112,19 @@ class Sequence:
         self.last_s = 0.0
         extra = (ask.seed, choice % ask.n) if ask.temperature > 0 else ()
         self.answer = answer_seed(prompt, *extra)
+        self.damaged = False
+        self.tie_at: int | None = None
+        """Token, from 1, at which another is as likely; a hit takes that one."""
 
     def reseed(self, value: int) -> None:
         """Another answer than the prompt's own."""
         self.answer ^= value
+
+    def damage(self) -> None:
+        """Part of its KV is of no prompt at all: the answer is another from the first token."""
+        if not self.damaged:
+            self.damaged = True
+            self.reseed(_DAMAGE)
 
     @property
     def generated(self) -> int:
@@ -141,11 +157,17 @@ class Sequence:
         ask = self.job.ask
         place = self.generated
         may_stop = not ask.ignore_eos and place >= ask.min_tokens
-        token = token_at(self.answer, place, may_stop=may_stop)
+        seed, runner_up = self.answer, None
+        token = token_at(seed, place, may_stop=may_stop)
+        if self.tie_at == place + 1:
+            runner_up = alternative_at(seed, self.tie_at, 1)
+            if self.cached_local + self.cached_remote:
+                token, runner_up = runner_up, token
+                self.reseed(_OTHER_WAY)
         self.tokens.append(token)
         finish = None
         if token == EOS:
             finish = "stop"
         elif self.generated >= self.limit:
             finish = "length"
-        return Output(self.choice, token, self.generated, finish)
+        return Output(self.choice, token, self.generated, seed, runner_up, finish)

@@ -9,6 +9,8 @@ from kvsim.sequence import Job, Output
 from kvsim.tokens import EOS, token_bytes, token_text
 
 Json = dict[str, Any]
+TIE_NATS = 0.01
+"""By how much the loser of a near tie is less likely."""
 
 
 def text_of(token: int) -> str:
@@ -19,28 +21,38 @@ def text_of(token: int) -> str:
 def chat_logprobs(job: Job, output: Output) -> Json:
     """One token's log probabilities in chat form, the chosen token first among the best."""
     count = job.ask.logprobs or 0
-    sequence = job.sequences[output.choice]
-    token, place = output.token or 0, output.place
-    best = [token] + [alternative_at(sequence.answer, place, rank) for rank in range(1, count)]
+    token = output.token or 0
+    best = [token, *(_alternative(output, rank) for rank in range(1, count))]
 
     def entry(at: int, rank: int) -> Json:
         text = token_text(at)
-        value = logprob_at(sequence.answer, place, rank)
+        value = _logprob(output, rank)
         return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
     top = [entry(at, rank) for rank, at in enumerate(best[:count])]
     return {"content": [{**entry(token, 0), "top_logprobs": top}]}
 
 
+def _alternative(output: Output, rank: int) -> int:
+    """The token that was next likely, or as likely."""
+    if rank == 1 and output.runner_up is not None:
+        return output.runner_up
+    return alternative_at(output.seed, output.place, rank)
+
+
+def _logprob(output: Output, rank: int) -> float:
+    tied = rank == 1 and output.runner_up is not None
+    value = logprob_at(output.seed, output.place, 0 if tied else rank)
+    return value - TIE_NATS if tied else value
+
+
 def completion_logprobs(job: Job, output: Output, offset: int) -> Json:
     """The same in the older form of completions."""
-    sequence = job.sequences[output.choice]
-    token, place = output.token or 0, output.place
-    value = logprob_at(sequence.answer, place)
+    token = output.token or 0
+    value = _logprob(output, 0)
     best = {token_text(token): value}
     for rank in range(1, job.ask.logprobs or 0):
-        other = token_text(alternative_at(sequence.answer, place, rank))
-        best.setdefault(other, logprob_at(sequence.answer, place, rank))
+        best.setdefault(token_text(_alternative(output, rank)), _logprob(output, rank))
     return {
         "text_offset": [offset],
         "token_logprobs": [value],

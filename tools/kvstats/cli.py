@@ -82,6 +82,7 @@ def run(argv: Sequence[str] | None) -> int:
     """Read, summarise, write; the exit status."""
     options = parser().parse_args(argv)
     # numpy and what stands on it: --help does without
+    from kvstats.answers import AnswerBook
     from kvstats.per_request import Spool
     from kvstats.readers import Reading
     from kvstats.streams import Rounds
@@ -95,9 +96,9 @@ def run(argv: Sequence[str] | None) -> int:
     patience = Patience()
     if "-" in files and reads_a_pipe():
         patience.listen()
-    with closing(Spool()) as spool:
-        listen = None if export is None else export.add
-        rounds = Rounds(slo, spool.add if options.per_request else None, listen)
+    with closing(Spool()) as spool, closing(AnswerBook()) as book:
+        observe = spool.add if options.per_request else None
+        rounds = Rounds(slo, observe, None if export is None else export.add, book.add)
         if options.source:
             from kvstats.imports import import_into
 
@@ -108,7 +109,8 @@ def run(argv: Sequence[str] | None) -> int:
                     reading.read(stream, name)
         if not len(rounds):
             raise ToolError(f"{files[0]}: no `run` line: there is nothing to summarise")
-        stats = [checked(summarise(round_)) for round_ in rounds.finished()]
+        stats = [summarise(round_) for round_ in rounds.finished()]
+        stats = [checked(one) for one in book.compared(stats)]
         for one in stats:
             tell_gaps(one)
         if export is None:

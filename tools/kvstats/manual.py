@@ -10,6 +10,7 @@ from typing import Any
 
 from kvpipe.process import UsageError
 from kvstats import (
+    answers,
     calibration,
     client,
     conditions,
@@ -56,6 +57,7 @@ FINDINGS: Mapping[str, Callable[..., Any]] = {
     "barrier_unknown": conditions.barrier_unknown,
     "uncalibrated": conditions.uncalibrated,
     "imported": heads.imported,
+    "answers_differ": answers.answers_differ,
     "simulated": conditions.simulated,
 }
 

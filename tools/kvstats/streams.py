@@ -29,6 +29,9 @@ Indexes = Mapping[str, NDArray[Any]]
 Observe = Callable[[Sequence[tuple[Lot, Run, Told]]], None]
 """Told of every batch of requests: its lots, their runs, and what they were found to be."""
 
+Listen = Callable[[Request | End], None]
+"""Told of every request, and of every stream's end."""
+
 
 class Rounds:
     """All rounds of the input, in the order in which they first appeared."""
@@ -37,9 +40,11 @@ class Rounds:
         self,
         slo: Mapping[str, float],
         observe: Observe | None = None,
-        listen: Callable[[Request | End], None] | None = None,
+        listen: Listen | None = None,
+        keep: Callable[[Request], None] | None = None,
     ) -> None:
         self._listen = listen
+        self._keep = keep  # told of requests whose answer was kept
         self._slo = slo
         self._observe = observe
         self._rounds: dict[RoundKey, Round] = {}
@@ -168,6 +173,10 @@ class Rounds:
         if self._listen is not None:
             for one in requests:
                 self._listen(one)
+        if self._keep is not None:
+            for one in requests:
+                if one.output_text is not None:
+                    self._keep(one)
         found = []
         for lot in Batch(requests).lots():
             round_ = self._by_run[lot.like.run_id]
