@@ -176,3 +176,15 @@ def test_the_flag_makes_lmcaches_proxy_measurable_without_any_metrics(
     assert stats["phases"]["flow"]["how"] == "asked"
     assert stats["phases"]["prefill_s"]["how"] == "estimate"
     assert stats["phases"]["transfer_s"] is None
+
+
+def test_a_proxy_that_lists_no_models_is_asked_about_behind_it(
+    by_vllm: Measured, tmp_path: Path
+) -> None:
+    """vLLM's toy proxy and LMCache's have nothing but the two ways to generate."""
+    pd, _ = by_vllm
+    pd.proxy.fault("no_models")
+    [stats] = measured(pd, tmp_path, f"--rounds 1 {pd.watched}")
+    run = stats["run"]
+    assert (run["model"], run["engine"], run["simulated"]) == ("sim", "kvsim", True)
+    assert (run["block_tokens"], stats["cold_proof"]) == (16, "proven")

@@ -155,8 +155,7 @@ class Conductor:
         for repeat in range(first + 1, fixed.total + 1):
             if experiment.source.workload is None:
                 one = dataclasses.replace(experiment, repeats=(repeat,))
-                endpoint = experiment.endpoint(self._schedule()[0].round_num)
-                work = asyncio.to_thread(make_plans, one, endpoint, self._site.model)
+                work = asyncio.to_thread(make_plans, one, self._tokenizer(), self._site.model)
                 plans = [fitted(plan, experiment) for plan in await self.stopping.unless(work)]
             await self._repeat(repeat, plan_of(plans, repeat))
             if not self.totals.complete:
@@ -174,8 +173,8 @@ class Conductor:
             self._clients[url] = Client(target, timeout_s=access.timeout_s)
         self._sender = self._crew or Alone(self._clients)
         if not plans:
-            first = experiment.endpoint(self._schedule()[0].round_num)
-            plans = await unless(asyncio.to_thread(make_plans, experiment, first, self._site.model))
+            work = asyncio.to_thread(make_plans, experiment, self._tokenizer(), self._site.model)
+            plans = await unless(work)
         for plan in plans:
             check_lengths(plan, self._site)
         arrival = arrival_for(experiment, plans)
@@ -190,6 +189,11 @@ class Conductor:
         if any(turn.salt == "request" for turn in self._schedule()) or experiment.salt != "none":
             self._salt_way, self._salt_probe = await unless(salt_way(self._site, experiment))
         return plans
+
+    def _tokenizer(self) -> str:
+        """URL of who counts tokens for the first round's endpoint."""
+        first = self._experiment.endpoint(self._schedule()[0].round_num)
+        return self._site.nodes[first].told_by
 
     def _schedule(self) -> list[RoundPlan]:
         return rounds_of(self._experiment, self._experiment.repeats[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kvengine.counters import Snapshot, block_tokens, snapshot
@@ -36,6 +36,8 @@ class Node:
     counts: bool
     block_tokens: int | None
     floor_tokens: int | None = None
+    told_by: str
+    """URL of the server that said all this and counts tokens: this endpoint, or a half behind."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +111,8 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
     for url in urls:
         server = await enter(open_server(url, experiment.access))
         await refuse_dead(server)
-        identity = await identify(server, model)
+        speaker = await _speaker(server, experiment, enter)
+        identity = await identify(speaker, model)
         if model is not None and identity.model != model:
             raise ToolError(
                 f"{redact(url)} serves {identity.model}, the other endpoint {model}: name one that"
@@ -123,16 +126,43 @@ async def survey(experiment: Experiment, enter: EnterServer) -> Site:
             identity=identity,
             counts=counted is not None,
             block_tokens=experiment.block_tokens or _block_tokens(counted),
-            floor_tokens=await floor_tokens(server, identity.model, experiment.api),
+            floor_tokens=await floor_tokens(speaker, identity.model, experiment.api),
+            told_by=url if speaker is server else speaker.base,
         )
     assert model is not None  # identify() names one or raises
     extra = await _extra(experiment, enter)
+    await _blocks_behind(nodes.values(), extra)
     resetters = [
         (ENGINES[kind], await enter(open_server(url, experiment.access)))
         for kind, url in experiment.engines
         if ENGINES[kind].tier == "engine"
     ]
     return Site(nodes=nodes, extra=extra, resetters=resetters, model=model)
+
+
+async def _speaker(server: Server, experiment: Experiment, enter: EnterServer) -> Server:
+    """Who says which model is served: a half behind the proxy where that lists none.
+
+    vLLM's toy proxy and LMCache's have neither /v1/models nor /tokenize.
+    """
+    if (await server.get("/v1/models")).status not in (404, 405):
+        return server
+    for wanted in ("prefill", "decode"):
+        for role, url in experiment.metrics_urls:
+            if role == wanted:
+                return await enter(open_server(url.removesuffix("/metrics"), experiment.access))
+    return server
+
+
+async def _blocks_behind(nodes: Iterable[Node], extra: Sequence[Watched]) -> None:
+    """The cache of a disaggregated endpoint is the prefiller's: so is the size of its blocks."""
+    silent = [node for node in nodes if node.block_tokens is None]
+    own = next((item for item in extra if item.role == "prefill"), None)
+    if not silent or own is None:
+        return
+    size = _block_tokens(await snapshot(own.server))
+    for node in silent:
+        node.block_tokens = size
 
 
 async def salt_way(site: Site, experiment: Experiment) -> tuple[SaltWay, SaltProbe | None]:

@@ -33,6 +33,9 @@ FAULTS: dict[str, Fault] = {
     "reset_busy": Fault("the next N resets say success: false", "N", "1"),
     "store_reset_ignored": Fault("remove_all says success and keeps every key", owner="store"),
     # the proxy before a prefiller and a decoder
+    "no_models": Fault(
+        "/v1/models, /version and /tokenize are 404, as real ones have none", owner="proxy"
+    ),
     "hide_cached": Fault(
         "the decoder is not told what the prefiller had cached: it reports transfers as hits",
         owner="proxy",

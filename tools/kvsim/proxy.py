@@ -214,6 +214,8 @@ class Proxy:
 
     async def _passed_on(self, request: web.Request) -> web.Response:
         """What only says who is there: the first decoder's answer."""
+        if self.faults.on("no_models"):
+            return json_answer(b'{"detail":"Not Found"}', 404)
         if self._session is None:
             raise Broken("not started")
         url = self._options.decoders[0] + request.path
