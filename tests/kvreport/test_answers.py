@@ -16,10 +16,10 @@ from tests.kvreport.rounds import experiment
 from tests.simulated import FAST, Sim, cluster, kvsim
 
 from kvpipe.records import Answers
-from kvreport.answers import SameAnswers, answers_line
 from kvreport.conclude import conclude
 from kvreport.experiments import group
 from kvreport.rounds import Round
+from kvreport.same_answers import SameAnswers, answers_line
 from kvreport.targets import parse
 from kvreport.words import Words
 

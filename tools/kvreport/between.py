@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from math import expm1
 
 from kvpipe.records import Finding
-from kvreport.answers import other_prompts
 from kvreport.drift import Drift
 from kvreport.effects import Comparison, Effect
 from kvreport.experiments import Experiment, Repeat
 from kvreport.pairs import Pairs
 from kvreport.placed import Placed
+from kvreport.same_answers import other_prompts
 
 DROPPED = 0.01
 """More than this part of the pairs dropped is a finding."""

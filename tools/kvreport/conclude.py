@@ -8,7 +8,6 @@ import msgspec
 
 from kvpipe.records import Run
 from kvreport import between, ceilings, conditions, enough, metrics, targets
-from kvreport.answers import same_answers
 from kvreport.conclusion import Conclusion, Scenario, Shown
 from kvreport.drift import Drift, drift_of
 from kvreport.effects import Comparison, Effect, effect, prefill_effect, rate_effect
@@ -17,6 +16,7 @@ from kvreport.experiments import Experiment, Role
 from kvreport.pairs import Metric
 from kvreport.placed import gathered, of_rounds
 from kvreport.rounds import COLD_STRATA, Round
+from kvreport.same_answers import same_answers
 from kvreport.saturation import saturated
 from kvreport.targets import Result, Target
 from kvreport.verdicts import judge

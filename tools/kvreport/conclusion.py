@@ -9,7 +9,6 @@ from __future__ import annotations
 import msgspec
 
 from kvpipe.records import Outcome, RoundStats
-from kvreport.answers import SameAnswers
 from kvreport.capacity import Capacities
 from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
@@ -23,6 +22,7 @@ from kvreport.experiments import Kind
 from kvreport.metrics import Row, StratumRow
 from kvreport.placed import Placed
 from kvreport.prediction import Prediction
+from kvreport.same_answers import SameAnswers
 from kvreport.targets import PASSED, Result
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from kvpipe.records import Run
 from kvreport import conditions, figures, phrasing
-from kvreport.answers import answers_line
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Bullets, Facts, Heading, Paragraph, Table
 from kvreport.drift import Drift
 from kvreport.effects import Effect
 from kvreport.placed import Placed
+from kvreport.same_answers import answers_line
 from kvreport.summary import condition, transfer
 from kvreport.tables import metrics_table, rounds_table, strata_table
 from kvreport.words import Words
