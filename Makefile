@@ -88,7 +88,7 @@ replay: export KV_OUT = $(value OUT)
 replay: $(INSTALLED)  ## A piece of a public trace on real engines: predicted and measured (10 minutes)
 	@stack/replay.sh "$${KV_OUT:-replay-out}"
 
-bench bench-peers: export KV_LABEL = $(value LABEL)
+bench bench-peers bench-stats: export KV_LABEL = $(value LABEL)
 calibrate: export KV_OUT = $(value OUT)
 
 bench: $(INSTALLED)  ## Measure every goal of the client: make bench [LABEL=two-cores keeps it]
@@ -99,10 +99,10 @@ bench-peers: $(INSTALLED)  ## The same loads with vLLM's bench, SGLang's and oth
 	@python -m bench.bench_peers $${KV_LABEL:+"--label=$$KV_LABEL"}
 
 bench-stats: export KV_FULL = $(value FULL)
-bench-stats: $(INSTALLED)  ## kvstats on up to a million requests, beside jq and DuckDB [FULL=1: ten million]
+bench-stats: $(INSTALLED)  ## kvstats on up to a million requests, beside jq and DuckDB [FULL=1: ten million; LABEL]
 	@[[ -x .venv-peers/duckdb/bin/python ]] || python -m venv .venv-peers/duckdb
 	@.venv-peers/duckdb/bin/python -m pip install --quiet --disable-pip-version-check duckdb
-	@python -m bench.stats $${KV_FULL:+--full}
+	@python -m bench.stats $${KV_FULL:+--full} $${KV_LABEL:+"--label=$$KV_LABEL"}
 
 calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"

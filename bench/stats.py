@@ -1,11 +1,13 @@
 """kvstats on long streams: beside jq computing one mean, and DuckDB the same percentiles.
 
   python -m bench.stats                    `make bench-stats`: 1,000 to 1,000,000 requests
-  python -m bench.stats --full             and 10,000,000 (13 GB of temporary disk)
+  python -m bench.stats --full             and 10,000,000 (15 GB of temporary disk)
+  python -m bench.stats --label two-cores  keep figures, page and plot
 
-Streams are made from a seed and written as they are made. All three read the same file, one after
-the other; every figure is the median over the runs. DuckDB is no dependency: make puts
-it into an environment of its own, and without it the page says that it was not compared.
+Streams are made from a seed and written as they are made. All read the same file, one after the
+other, in turns; every figure is the median over the runs, a ratio the median of the ratios of each
+run. DuckDB is no dependency: make puts it into an environment of its own, and without it the page
+says that it was not compared.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 FULL = 10_000_000
 EXACT_REQUESTS = 200_000  # beyond, percentiles of kvstats come from bins 0.1 % wide
 BIN_TOLERANCE = 0.002
+ONE = "kvstats, one process"
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 JQ_MEAN = """reduce (inputs | select(.record == "request")) as $one ([0, 0];
   [.[0] + $one.first_token_ns - $one.sent_ns, .[1] + 1]) | .[0] / .[1] / 1e9"""
@@ -179,11 +184,16 @@ Figures = Mapping[str, float]
 """`mean` and the quantiles of TTFT in seconds, as far as a tool made them."""
 
 
-def kvstats_of(path: Path) -> tuple[Watched, Figures]:
+def kvstats_of(path: Path, affinity: Sequence[int] | None = None) -> tuple[Watched, Figures]:
     """What kvstats took, and its figures."""
-    done = _watched([sys.executable, "-m", "kvstats", str(path)])
+    done = _watched([sys.executable, "-m", "kvstats", str(path)], affinity)
     ttft = json.loads(done.stdout)["timings"]["ttft_s"]
-    return done, {name: ttft[name] for name in ("mean", *QUANTILES)}
+    return done, {name: ttft[name] for name in ("mean", *QUANTILES) if ttft[name] is not None}
+
+
+def one_process_of(path: Path) -> tuple[Watched, Figures]:
+    """The same with one processor, where it starts no reading process."""
+    return kvstats_of(path, [min(os.sched_getaffinity(0))])
 
 
 def jq_of(path: Path) -> tuple[Watched, Figures]:
@@ -200,11 +210,11 @@ def duckdb_of(path: Path) -> tuple[Watched, Figures]:
     return done, dict(zip(("mean", *QUANTILES), json.loads(done.stdout), strict=True))
 
 
-TOOLS = {"kvstats": kvstats_of, "jq": jq_of, "duckdb": duckdb_of}
+TOOLS = {"kvstats": kvstats_of, "jq": jq_of, "duckdb": duckdb_of, ONE: one_process_of}
 
 
-def _watched(command: Sequence[str]) -> Watched:
-    done = watch(command, timeout_s=3_600)
+def _watched(command: Sequence[str], affinity: Sequence[int] | None = None) -> Watched:
+    done = watch(command, timeout_s=3_600, affinity=affinity, once=True)
     if done.status:
         raise Disagreement(f"{command[0]} exited {done.status}: {done.stderr.decode()[-500:]}")
     return done
@@ -213,18 +223,23 @@ def _watched(command: Sequence[str]) -> Watched:
 def compare(requests: int, runs: int, tools: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     """Every tool over one file, in turns; a row each of medians. Raises where figures differ."""
     path = folder / f"{requests}.jsonl"
-    with path.open("wb") as out:
-        out.writelines(stream_of(requests))
+    made = not path.exists()
+    if made:
+        with path.open("wb") as out:
+            out.writelines(stream_of(requests))
     size = path.stat().st_size
     seen: dict[str, list[Watched]] = {name: [] for name in tools}
     figures: dict[str, Figures] = {}
+    loads = []
     try:
         for _ in range(runs):
             for name in tools:
                 done, figures[name] = TOOLS[name](path)
                 seen[name].append(done)
+                loads.append(os.getloadavg()[0])
     finally:
-        path.unlink()
+        if made:
+            path.unlink()
     for name in tools:
         agree(requests, name, figures["kvstats"], figures[name])
     return [
@@ -232,17 +247,35 @@ def compare(requests: int, runs: int, tools: Sequence[str], folder: Path) -> lis
             "requests": requests,
             "bytes": size,
             "tool": name,
+            "runs": runs,
             "wall_s": statistics.median(one.wall_s for one in every),
             "cpu_s": statistics.median(one.cpu_s for one in every),
-            "peak_mb": statistics.median(one.peak_mb for one in every),
+            "peak_mb": max(one.peak_mb for one in every),
+            "wall_by_jq": _by(seen, name, lambda one: one.wall_s),
+            "cpu_by_jq": _by(seen, name, lambda one: one.cpu_s),
+            "load_average": statistics.median(loads),
+            "walls_s": [one.wall_s for one in every],
+            "cpus_s": [one.cpu_s for one in every],
         }
         for name, every in seen.items()
     ]
 
 
+def _by(
+    seen: Mapping[str, Sequence[Watched]], name: str, figure: Callable[[Watched], float]
+) -> float | None:
+    """The median over the runs of a tool's figure by jq's in the same run."""
+    if "jq" not in seen:
+        return None
+    pairs = zip(seen[name], seen["jq"], strict=True)
+    return statistics.median(figure(mine) / figure(jq) for mine, jq in pairs)
+
+
 def agree(requests: int, name: str, ours: Figures, theirs: Figures) -> None:
     """Means to rounding; percentiles too while they are exact, then to the width of a bin."""
     for figure, value in theirs.items():
+        if figure not in ours:
+            continue  # too few requests for it
         exact = figure == "mean" or requests <= EXACT_REQUESTS
         allowed = 1e-9 if exact else BIN_TOLERANCE
         if abs(ours[figure] - value) > allowed * abs(value):
@@ -253,17 +286,22 @@ def agree(requests: int, name: str, ours: Figures, theirs: Figures) -> None:
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Time and memory against length, both axes logarithmic."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, mark in zip(TOOLS, "os^", strict=True):
-        mine = [row for row in rows if row["tool"] == name]
-        n = [row["requests"] for row in mine]
-        left.plot(n, [row["cpu_s"] for row in mine], marker=mark, label=name)
-        right.plot(n, [row["peak_mb"] for row in mine], marker=mark, label=name)
-    for axes, what in ((left, "processor time (s)"), (right, "largest resident memory (MB)")):
-        axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=what)
+    figure, every = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figures = {
+        "wall_s": "wall time (s)",
+        "cpu_s": "processor time (s)",
+        "peak_mb": "most memory, all processes (MB)",
+    }
+    for axes, (figure_, words) in zip(every, figures.items(), strict=True):
+        for name, mark in zip(TOOLS, "os^v", strict=True):
+            mine = [row for row in rows if row["tool"] == name]
+            n = [row["requests"] for row in mine]
+            axes.plot(n, [row[figure_] for row in mine], marker=mark, label=name)
+        axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=words)
         axes.grid(visible=True, alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=150)
+    every[0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -272,18 +310,26 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if "kvstats" not in at:
         return ["No goal is for fewer than a million requests."]
     ours = at["kvstats"]
-    found = [("kvstats, wall", 15.0, ours["wall_s"], "s"), ("memory", 200.0, ours["peak_mb"], "MB")]
-    if "jq" in at:
-        found.append(("processor time by jq's", 0.5, ours["cpu_s"] / at["jq"]["cpu_s"], ""))
-        found.append(("wall by jq's", 0.5, ours["wall_s"] / at["jq"]["wall_s"], ""))
+    found = [
+        ("wall time", 15.0, ours["wall_s"], "s"),
+        ("memory of all processes together", 200.0, ours["peak_mb"], "MB"),
+    ]
+    if ours["wall_by_jq"] is not None:
+        found.append(("wall time, of jq's for one mean", 0.5, ours["wall_by_jq"], ""))
+        found.append(("processor time, of jq's", 0.5, ours["cpu_by_jq"], ""))
+    if ONE in at and at[ONE]["cpu_by_jq"] is not None:
+        found.append(("processor time of one process, of jq's", 0.5, at[ONE]["cpu_by_jq"], ""))
     return table(
-        ("a million requests", "at most", "measured", "met"),
+        ("kvstats, a million requests", "at most", "measured", "met"),
         [
-            (name, f"{most:g} {unit}".strip(), f"{got:.3g} {unit}".strip(),
-             "yes" if got <= most else "no")
+            (name, f"{most:g} {unit}".strip(), f"{got:.3g} {unit}".strip(), _met(got, most))
             for name, most, got, unit in found
         ],
-    )  # fmt: skip
+    )
+
+
+def _met(got: float, most: float) -> str:
+    return "yes" if got <= most else f"no, {got / most:.2g} times as much"
 
 
 def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
@@ -293,45 +339,90 @@ def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]
         "",
         "kvstats makes all of a round's statistics and findings; jq the mean TTFT alone; DuckDB "
         "the mean and four percentiles of TTFT, from the three columns that these need. Their "
-        "figures agree, or there is no page.",
+        "figures agree, or there is no page. Ratios are of neighbouring runs, so that whoever "
+        "else used the machine slowed both.",
         "",
         *goals(rows),
         "",
     ]
     cells = [
         (f"{row['requests']:,}", f"{row['bytes'] / 1e6:,.0f} MB", str(row["tool"]),
-         f"{row['wall_s']:.2f} s", f"{row['cpu_s']:.2f} s", f"{row['peak_mb']:,.0f} MB")
+         f"{row['wall_s']:.2f} s", _ratio(row["wall_by_jq"]), f"{row['cpu_s']:.2f} s",
+         _ratio(row["cpu_by_jq"]), f"{row['peak_mb']:,.0f} MB", str(row["runs"]),
+         f"{row['load_average']:.1f}")
         for row in rows
     ]  # fmt: skip
-    lines += table(("requests", "file", "tool", "wall", "processor", "memory"), cells)
+    head = ("requests", "file", "tool", "wall", "of jq's", "processor", "of jq's", "memory")
+    lines += table((*head, "runs", "load"), cells)
+    lines += [
+        "",
+        "![Wall time, processor time and memory against the number of requests](stats.png)",
+        "",
+        "`load` is the system's load average over the last minute, the median of after each run: "
+        "on two idle processors it would be about 1. `kvstats, one process` has one processor to "
+        "share and starts no reading process. Memory is the most that all processes held at one "
+        "look (ten a second), shared pages counted once, or the first one's own high-water mark.",
+    ]
     return [*lines, *(f"\nNot compared: {name} is not installed." for name in missing)]
 
 
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def versions() -> dict[str, str]:
+    """Of the tools that are compared."""
+    asked = {
+        "jq": ["jq", "--version"],
+        "duckdb": [str(DUCKDB_PYTHON), "-c", "import duckdb; print(duckdb.__version__)"],
+    }
+    found = {}
+    for name, command in asked.items():
+        if shutil.which(command[0]):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found[name] = done.stdout.strip()
+    return found
+
+
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, and keep what has a label."""
     parser = argparse.ArgumentParser(description="kvstats beside jq and DuckDB on long streams")
     parser.add_argument("--full", action="store_true", help="ten million requests too (15 GB)")
     parser.add_argument("--most", type=int, default=SIZES[-1], help="longest stream, in requests")
     parser.add_argument("--runs", type=int, default=3, help="runs of each, for the median")
+    parser.add_argument(
+        "--long-runs", type=int, default=3, help="runs of each with a million requests"
+    )
+    parser.add_argument(
+        "--streams", type=Path, help="folder where N.jsonl may be from an earlier look"
+    )
+    parser.add_argument("--label", help="keep figures, page and plot under this name")
     options = parser.parse_args()
     there = {
         "kvstats": True,
         "jq": shutil.which("jq") is not None,
         "duckdb": DUCKDB_PYTHON.exists(),
+        ONE: hasattr(os, "sched_getaffinity"),
     }
     tools = [name for name, is_there in there.items() if is_there]
     sizes = [size for size in SIZES if size <= options.most] + [FULL] * options.full
     rows: list[dict[str, Any]] = []
-    found = {"conditions": conditions(), "rows": rows}
-    folder = folder_of("stats")
+    under: dict[str, Any] = {"command": " ".join(["python -m bench.stats", *sys.argv[1:]])}
+    under |= conditions() | versions()
+    for unused in ("kvload", "compiler", "server"):
+        under.pop(unused, None)
+    missing = [name for name in there if name not in tools]
     with tempfile.TemporaryDirectory(prefix="kvstats-bench-") as scratch:
         for size in sizes:
-            runs = 1 if size == FULL else options.runs
-            rows += compare(size, runs, tools, Path(scratch))
+            runs = 1 if size == FULL else options.long_runs if size == SIZES[-1] else options.runs
+            rows += compare(size, runs, tools, options.streams or Path(scratch))
             print(f"bench: {size:,} requests", file=sys.stderr, flush=True)
-    lines = page(rows, [name for name in there if name not in tools])
-    keep(folder, "stats", found, lines)
-    plot(rows, folder / "stats.png")
+            under["load_average_after"] = round(os.getloadavg()[0], 2)
+            lines = page(rows, missing)
+            if options.label:  # what there is so far is kept if the rest is not waited for
+                folder = folder_of(options.label)
+                keep(folder, "stats", {"conditions": under, "rows": rows}, lines)
+                plot(rows, folder / "stats.png")
     print("\n".join(lines))
 
 

@@ -71,8 +71,12 @@ def watch(
     cwd: Path | None = None,
     timeout_s: float = 300.0,
     affinity: Sequence[int] | None = None,
+    once: bool = False,
 ) -> Watched:
-    """Run a command in a session of its own; killed with all of it after `timeout_s`."""
+    """Run a command in a session of its own; killed with all of it after `timeout_s`.
+
+    With `once` pages that processes share are counted once, which costs the looker more.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.perf_counter_ns()
         process = subprocess.Popen(
@@ -81,7 +85,7 @@ def watch(
         )  # fmt: skip
         if affinity is not None:
             os.sched_setaffinity(process.pid, affinity)
-        looker = _Looker(process.pid)
+        looker = _Looker(process.pid, once=once)
         looker.start()
         killer = threading.Timer(timeout_s, _kill_session, [process.pid])
         killer.start()
@@ -114,8 +118,9 @@ def watch(
 class _Looker(threading.Thread):
     """Adds up processor time and memory of one session, off everybody's path."""
 
-    def __init__(self, session: int) -> None:
+    def __init__(self, session: int, *, once: bool = False) -> None:
         super().__init__(daemon=True)
+        self._once = once
         self.looks: list[tuple[int, float]] = []
         self.peak_mb = 0.0
         self._session = session
@@ -135,7 +140,7 @@ class _Looker(threading.Thread):
                 seen = _stat(pid)
                 if seen is not None:
                     self._cpu[pid] = seen[1]
-                    memory += seen[2]
+                    memory += _proportional_mb(pid) if self._once else seen[2]
             self.peak_mb = max(self.peak_mb, memory, _high_water_mb(self._session))
             self.looks.append((time.perf_counter_ns(), sum(self._cpu.values())))
 
@@ -165,6 +170,16 @@ def _stat(pid: int) -> tuple[int, float, float] | None:
     fields = text.rpartition(")")[2].split()  # the name before it may hold anything
     cpu_s = (int(fields[11]) + int(fields[12])) / TICKS
     return int(fields[3]), cpu_s, int(fields[21]) * resource.getpagesize() / 1e6
+
+
+def _proportional_mb(pid: int) -> float:
+    """Resident memory, of shared pages the share; 0 if the process is gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0
 
 
 def _high_water_mb(pid: int) -> float:

@@ -113,6 +113,7 @@ def run(argv: Sequence[str] | None) -> int:
         stats = [checked(one) for one in book.compared(stats)]
         for one in stats:
             tell_gaps(one)
+        reading.give_back()
         if export is None:
             write(stats, spool, options.format)
         else:

@@ -121,6 +121,13 @@ class Ledger:
         self._sums: NDArray[Any] = np.zeros((len(_SUMS), 64), dtype=np.int64)
         self._first: NDArray[Any] = np.full((2, 64), _NONE)  # index; what it shares
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a merge needs: no room for more, and no ranks."""
+        used = len(self._places) + 1
+        return self.__dict__ | {
+            "_largest": [], "_sums": self._sums[:, :used], "_first": self._first[:, :used],
+        }  # fmt: skip
+
     def add(self, lot: Lot) -> None:
         """Take requests; those never sent put nothing into any cache."""
         sent = lot.numbers("sent_ns").known
