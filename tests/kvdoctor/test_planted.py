@@ -157,6 +157,23 @@ def test_somebody_else_is_there() -> None:
         assert "foreign_traffic" in bad(diagnoses(sim.url))
 
 
+def test_a_prefiller_and_a_decoder_behind_a_proxy() -> None:
+    """The decoder's cached tokens are the prefiller's where the proxy hands them on, else not."""
+    with contextlib.ExitStack() as stack:
+        halves = [stack.enter_context(kvsim(*FAST, "--role", role)) for role in PD]
+        flags = ("--role", "proxy", "--prefiller", halves[0].url, "--decoder", halves[1].url)
+        proxy = stack.enter_context(kvsim(*flags))
+        with fault(proxy, "no_models"):
+            assert bad(diagnoses(proxy.url, engine=halves[0].url)) == set()
+        with fault(proxy, "hide_cached"):
+            found = diagnoses(proxy.url, engine=halves[0].url)
+    assert bad(found) == {"pd_transfer"}
+    assert found[0].where == proxy.url
+
+
+PD = ("prefill", "decode")
+
+
 @contextlib.contextmanager
 def stranger(sim: Sim) -> Iterator[None]:
     """Sends a request every now and then."""

@@ -90,10 +90,13 @@ async def _meet_all(run: Examination, stack: AsyncExitStack) -> None:
         server = MeteredServer(url, order.api_key, dict(order.headers))
         run.servers.append(await stack.enter_async_context(server))
     run.say(f"meeting {len(named)} engines")
+    behind = [
+        server for server, (_, endpoint) in zip(run.servers, named, strict=True) if not endpoint
+    ]
     run.evidence.nodes = list(
         await asyncio.gather(
             *(
-                meet(server, order.model, endpoint=endpoint)
+                meet(server, order.model, endpoint=endpoint, behind=behind if endpoint else ())
                 for server, (_, endpoint) in zip(run.servers, named, strict=True)
             )
         )

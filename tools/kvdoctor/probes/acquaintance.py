@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -24,18 +25,24 @@ TEXTS = ("Wolves howl", "7 bells ring")
 """Two messages that differ from the first character on."""
 
 
-async def meet(server: Server, model: str | None, *, endpoint: bool) -> NodeSeen:
-    """Everything that can be seen without a prompt; trouble is told, not raised."""
+async def meet(
+    server: Server, model: str | None, *, endpoint: bool, behind: Sequence[Server] = ()
+) -> NodeSeen:
+    """Everything that can be seen without a prompt; trouble is told, not raised.
+
+    A PD proxy may list no models and count no tokens: then the first engine behind it speaks.
+    """
     seen = NodeSeen(where=server.shown, kind="vllm", endpoint=endpoint)
     try:
-        seen.identity = await identify(server, model)
+        lists = (await server.get("/v1/models")).status not in (404, 405)
         seen.answered = True
+        speaker = server if lists or not behind else behind[0]
+        seen.identity = await identify(speaker, model)
         seen.kind = _kind(seen.identity)
-        await _look(server, seen)
+        await _look(server, speaker, seen)
     except Unreachable as error:
         seen.trouble = _cause(str(error), server.shown)
     except ToolError as error:
-        seen.answered = True
         seen.trouble = _cause(str(error), server.shown)
     return seen
 
@@ -50,7 +57,7 @@ def _kind(identity: Identity) -> str:
     return kind if kind in ENGINES else "unknown"
 
 
-async def _look(server: Server, seen: NodeSeen) -> None:
+async def _look(server: Server, speaker: Server, seen: NodeSeen) -> None:
     identity = seen.identity
     assert identity is not None
     seen.health = (await server.get("/health")).status
@@ -65,8 +72,8 @@ async def _look(server: Server, seen: NodeSeen) -> None:
     if seen.kind in RESET_ROUTES:
         seen.reset_status = (await server.get(RESET_ROUTES[seen.kind])).status
     seen.config = await _config(server, looks[0] if looks else None)
-    seen.floor_tokens = await floor_tokens(server, identity.model, "completions")
-    seen.head = await _head(server, identity.model)
+    seen.floor_tokens = await floor_tokens(speaker, identity.model, "completions")
+    seen.head = await _head(speaker, identity.model)
     seen.reach = await reach_of(server.base)
     seen.open_routes = await open_routes(server.base, seen.kind)
 
