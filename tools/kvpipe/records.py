@@ -146,9 +146,16 @@ class Plan(Record, frozen=True, kw_only=True, tag_field="record", tag="plan"):
     schema: Annotated[Version, Meta(description="Version of this record's schema.")] = (
         SCHEMA_VERSION
     )
-    scenario: Annotated[str, Meta(description="Name of the scenario, or `workload`.")]
+    scenario: Annotated[
+        str,
+        Meta(
+            description="Name of the scenario, or what it was made of instead: `trace`, "
+            "`conversations`, `prompts`, `workload`."
+        ),
+    ]
     source: Annotated[
-        str, Meta(description="Where the requests came from: scenario, trace, prompts, a path.")
+        str,
+        Meta(description="Where the requests came from: `scenario`, or the file they stood in."),
     ] = "scenario"
     seed: Annotated[int, Meta(description="Seed from which text and order were made.")]
     repeat: Annotated[int, Meta(ge=1, description="Which repeat this plan's text is for.")] = 1
@@ -1193,7 +1200,8 @@ class Analysis(Record, frozen=True, kw_only=True, tag_field="record", tag="analy
     )
     scenario: Annotated[str, Meta(description="Name of the scenario, or of the trace.")]
     source: Annotated[
-        str, Meta(description="Where the requests came from: scenario, trace, prompts, a path.")
+        str,
+        Meta(description="Where the requests came from: `scenario`, or the file they stood in."),
     ] = "scenario"
     plan_sha256: Annotated[
         str | None, Meta(description="Hash of the plan; null where no plan was made.")
