@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from kvpipe.records import RoundStats
+from kvreport.early import flow_name
 from kvreport.experiments import Experiment
 
 Flow = Literal["vllm", "lmcache"]
@@ -20,16 +20,10 @@ APART = ("ttft", "tpot")
 
 def flow_of(experiment: Experiment) -> Flow | None:
     """The flow of all its rounds; null: not disaggregated, not known, or not one."""
-    found = {_flow(one.stats) for one in experiment}
+    found = {flow_name(one.stats) for one in experiment}
     if found == {"vllm"}:
         return "vllm"
     return "lmcache" if found == {"lmcache"} else None
-
-
-def _flow(stats: RoundStats) -> str | None:
-    told = (stats.phases or {}).get("flow")
-    name = told.get("name") if isinstance(told, dict) else None
-    return name if isinstance(name, str) else None
 
 
 def early(experiment: Experiment) -> bool:

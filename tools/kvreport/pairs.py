@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvpipe.records import Samples, Stratum
+from kvreport.early import token_first
 from kvreport.rounds import COLD_STRATA, Round
 
 Floats = npt.NDArray[np.float64]
@@ -95,13 +96,15 @@ def _pair(base: Round, other: Round) -> Pairs | None:
     if ours is None or theirs is None:
         return None
     tolerance = 0 if _same_salt(base, other) else SALT_TOKENS
+    # One of them may have got its first token from the prefiller, which its usage does not count.
+    early = int(token_first(base.stats) != token_first(other.stats))
     rows = _rows(ours), _rows(theirs)
     common = sorted(rows[0].keys() & rows[1].keys())
     dropped: Counter[Reason] = Counter()
     kept: list[tuple[_Row, _Row]] = []
     for index in common:
         one, two = rows[0][index], rows[1][index]
-        reason = _incomplete(one, two, tolerance)
+        reason = _incomplete(one, two, tolerance, early)
         if reason:
             dropped[reason] += 1
         else:
@@ -157,14 +160,14 @@ def _same_salt(base: Round, other: Round) -> bool:
     return base.run.salt == other.run.salt
 
 
-def _incomplete(one: _Row, two: _Row, tolerance: int) -> Reason | None:
+def _incomplete(one: _Row, two: _Row, tolerance: int, early: int) -> Reason | None:
     if one.ok != two.ok:
         return "failed in one"
     if not one.ok:
         return "failed in both"
     if np.isnan(one.value("ttft_s")) or np.isnan(two.value("ttft_s")):
         return "no first token"
-    if _unequal(one.samples.output_tokens[one.at], two.samples.output_tokens[two.at], 0):
+    if _unequal(one.samples.output_tokens[one.at], two.samples.output_tokens[two.at], early):
         return "output tokens"
     if _unequal(one.samples.prompt_tokens[one.at], two.samples.prompt_tokens[two.at], tolerance):
         return "prompt tokens"
