@@ -43,6 +43,8 @@ TELLS = 0.02
 """Part of a column that the others must leave unexplained, or its coefficient is not told apart."""
 APART = 1.25
 """Lengths of one level differ by less than this."""
+SINGULAR = 1e-9
+"""Smallest eigenvalue, of columns of length 1, below which what is left tells nothing apart."""
 PASSES = 4
 
 
@@ -108,9 +110,12 @@ class Leverage:
         moved = self.rest @ vector
         own = np.einsum("gi,gij,gj->g", moved, self.gram, moved)
         reach = np.einsum("gij,gj->gi", self.gram, moved)
-        matrix = np.diag(own) - reach @ self.inverse @ reach.T
-        square = float(np.sum(matrix**2))
-        return float(np.trace(matrix)) ** 2 / square if square > 0 else 0.0
+        # G'G is diag(own) - reach inverse reach', as wide as there are groups: its traces will do.
+        inner = self.inverse @ reach.T @ reach
+        hats = np.einsum("gi,ij,gj->g", reach, self.inverse, reach)
+        trace = float(own.sum() - np.trace(inner))
+        square = float((own**2).sum() - 2 * (own * hats).sum() + np.trace(inner @ inner))
+        return trace**2 / square if square > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,10 +325,21 @@ def _left_out(
     units = np.unique(unit)
     if method == "groups" and len(units) - len(terms) < LEAST_GROUPS:
         return Refused("few_groups")
-    without = [_alone(rows, terms, scale, unit != one) for one in units]
-    if any(one is None for one in without):
+    weighed = _design(rows, terms) / scale[:, None]
+    sizes = np.linalg.norm(weighed, axis=0)
+    weighed = weighed / sizes
+    place = np.searchsorted(units, unit)
+    gram = _summed(np.einsum("ni,nj->nij", weighed, weighed), place, len(units))
+    score = _summed(weighed * (rows.ttft_s / scale)[:, None], place, len(units))
+    rest = gram.sum(axis=0) - gram
+    if float(np.linalg.eigvalsh(rest).min()) < SINGULAR:
         return Refused("collinear")
-    moved = np.array([one for one in without if one is not None]) - beta
+    inverses = np.linalg.inv(rest)
+    moved = np.einsum("gij,gj->gi", inverses, score.sum(axis=0) - score) / sizes - beta
+    back = np.outer(1 / sizes, 1 / sizes)
+    leverage = Leverage(
+        inverse=np.linalg.inv(gram.sum(axis=0)) * back, gram=gram / back, rest=inverses * back
+    )
     return Fit(
         terms=terms,
         beta=beta,
@@ -331,21 +347,12 @@ def _left_out(
         method=method,
         units=len(units),
         fitted=fitted,
-        leverage=_leverage(_design(rows, terms) / scale[:, None], unit, units)
-        if method == "groups"
-        else None,
+        leverage=leverage if method == "groups" else None,
     )
 
 
-def _leverage(design: Floats, unit: Ints, units: Ints) -> Leverage:
-    """In columns of one size, so that nothing is lost in inverting; contrasts are then too."""
-    sizes = np.linalg.norm(design, axis=0)
-    scaled = design / sizes
-    gram = np.array([scaled[unit == one].T @ scaled[unit == one] for one in units])
-    whole = gram.sum(axis=0)
-    back = np.outer(1 / sizes, 1 / sizes)
-    return Leverage(
-        inverse=np.linalg.inv(whole) * back,
-        gram=gram / back,
-        rest=np.array([np.linalg.inv(whole - one) for one in gram]) * back,
-    )
+def _summed(values: Floats, place: Ints, count: int) -> Floats:
+    """Sums over the rows of each unit."""
+    total = np.zeros((count, *values.shape[1:]))
+    np.add.at(total, place, values)
+    return total
