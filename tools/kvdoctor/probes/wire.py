@@ -27,20 +27,30 @@ class Tap(asyncio.Protocol):
         self.data = b""
         self.reads = 0
         """Arrivals with something behind the head."""
-        self.headed = asyncio.Event()
+        self.ended = asyncio.Event()
+        """The answer is complete, or the connection closed."""
         self.closed = asyncio.Event()
         self.closed_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         self.data += data
         if END_OF_HEAD in self.data:
-            self.headed.set()
             self.reads += bool(self.data.partition(END_OF_HEAD)[2])
+            if self._is_complete():
+                self.ended.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed_at = time.perf_counter()
-        self.headed.set()
+        self.ended.set()
         self.closed.set()
+
+    def _is_complete(self) -> bool:
+        """By the framing; servers may keep the connection though they were asked to close it."""
+        if (self.header("transfer-encoding") or "").lower() == "chunked":
+            return self.data.endswith(b"0\r\n\r\n")
+        length = self.header("content-length") or ""
+        rest = self.data.partition(END_OF_HEAD)[2]
+        return length.isdigit() and len(rest) >= int(length)
 
     @property
     def status(self) -> int:
@@ -128,7 +138,7 @@ async def stream_once(
     try:
         transport.write(_request(parts, "POST", path, once, json.dumps(body).encode()))
         async with asyncio.timeout(ANSWER_S):
-            await tap.closed.wait()
+            await tap.ended.wait()
     except TimeoutError:
         return None
     finally:
