@@ -41,6 +41,7 @@ def test_what_the_replay_changes_the_analysis_changes_too(sh: Shell) -> None:
     assert (scaled.blocks, scaled.unique_blocks) == (own.blocks, own.unique_blocks)
     assert scaled.block_hit_ratio == own.block_hit_ratio
     assert scaled.given_block_tokens == 128
+    assert (scaled.note or "").startswith("its first 300 requests; blocks of 512 tokens became 128")
     assert scaled.span_s == pytest.approx((own.span_s or 0) / 2)
     assert scaled.prompt_tokens == pytest.approx(own.prompt_tokens / 4, rel=0.01)
 
@@ -70,6 +71,12 @@ def test_a_page_for_people_and_a_chart(sh: Shell, tmp_path: Path) -> None:
     for words in ("Hit ratio of an LRU cache, head-first", "8GiB", "100000 tokens", "65,536 bytes"):
         assert words in done.out
     assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_window_without_requests_is_none(sh: Shell) -> None:
+    done = sh(f"kvplan --trace {TRACE} --window 90000-90001 --analyze")
+    assert (done.status, done.out) == (2, "")
+    assert "no request is left to analyse; see --window and --limit" in done.err
 
 
 @pytest.mark.parametrize(

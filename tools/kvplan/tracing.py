@@ -141,6 +141,21 @@ def _changes(
     wish: TraceWish, form: TraceForm, settings: Settings, measure: Measure, stamps: Stamps
 ) -> Iterator[str]:
     """What of the trace was altered, for whoever reads the plan."""
+    yield from alterations(wish, form, measure)
+    if wish.spread:
+        yield (
+            f"arrivals were spread by seed {wish.seed} over {stamps.usual_gap_s:g} s behind each "
+            f"of {stamps.distinct} stamps, with up to {stamps.crowd} at one"
+        )
+    if measure.block % settings.block_tokens:
+        yield (
+            f"blocks of {measure.block} are no whole blocks of {settings.block_tokens}: an engine "
+            "shares less than the trace"
+        )
+
+
+def alterations(wish: TraceWish, form: TraceForm, measure: Measure) -> Iterator[str]:
+    """What was left out of the trace, or scaled; an analysis tells the same of itself."""
     if wish.selection.window is not None:
         start, end = wish.selection.window
         until = "its end" if math.isinf(end) else f"{end:g}"
@@ -156,16 +171,6 @@ def _changes(
         yield f"outputs were cut to {wish.most_output} tokens"
     if wish.speedup != 1:
         yield f"arrivals are {wish.speedup:g} times as fast"
-    if wish.spread:
-        yield (
-            f"arrivals were spread by seed {wish.seed} over {stamps.usual_gap_s:g} s behind each "
-            f"of {stamps.distinct} stamps, with up to {stamps.crowd} at one"
-        )
-    if measure.block % settings.block_tokens:
-        yield (
-            f"blocks of {measure.block} are no whole blocks of {settings.block_tokens}: an engine "
-            "shares less than the trace"
-        )
 
 
 class _Sample:

@@ -127,7 +127,7 @@ def analyse_trace(wish: TraceWish, engine_block: int, want: Wanted) -> None:
     from kvpipe.jsonl import open_lines
     from kvplan.measure import Measure
     from kvplan.trace import read_trace
-    from kvplan.tracing import plan_block
+    from kvplan.tracing import alterations, plan_block
 
     with open_lines(wish.path) as (name, stream):
         lines = read_trace(stream, name, block_tokens=wish.trace_block, time_unit=wish.time_unit)
@@ -141,6 +141,7 @@ def analyse_trace(wish: TraceWish, engine_block: int, want: Wanted) -> None:
             scenario="trace",
             source=name,
             block_tokens=block,
+            note="; ".join(alterations(wish, lines.form, measure)) or None,
         )
 
 
@@ -170,8 +171,11 @@ def write_analysis(
     from kvplan.analysis.accesses import accesses
     from kvplan.analysis.summary import Question, analyse
 
+    taken = accesses(visits)
+    if not taken.requests:
+        raise ToolError(f"{source}: no request is left to analyse; see --window and --limit")
     found = analyse(
-        accesses(visits),
+        taken,
         Question(
             scenario=scenario,
             source=source,
