@@ -13,16 +13,15 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import msgspec
 
 from kvpipe.process import ToolError
 from kvplan.counting import Counter
 from kvplan.own import OwnRequest
-from kvplan.ownplans import as_sent, is_ids
+from kvplan.owncount import as_sent, ids_of, symbols_of
 from kvplan.trace import MOONCAKE
-from kvprompt.chains import BYTES_PER_TOKEN, Symbols, token_symbols
+from kvprompt.chains import BYTES_PER_TOKEN, Symbols
 
 _BATCH = 16
 """Requests that are counted together."""
@@ -79,20 +78,17 @@ class Anonymous:
                 yield self._row(own, symbols, tokens)
 
     async def _symbols(self, own: OwnRequest) -> tuple[Symbols, int]:
-        prompt: Any = as_sent(own.prompt, self._api)
-        if is_ids(prompt):
-            return token_symbols(prompt), len(prompt)
-        symbols = await self._counter.symbols(prompt)
-        self.exact &= self._counter.calibrated == "tokenize"
-        return symbols, -(-len(symbols) // self._per_token)
+        symbols = await symbols_of(as_sent(own.prompt, self._api), self._counter)
+        self.exact &= self._per_token(own) == 1
+        return symbols, -(-len(symbols) // self._per_token(own))
 
-    @property
-    def _per_token(self) -> int:
+    def _per_token(self, own: OwnRequest) -> int:
         """Symbols of a token: one where they are tokens, else bytes as estimated."""
-        return 1 if self._counter.calibrated == "tokenize" else int(BYTES_PER_TOKEN)
+        exact = self._counter.calibrated == "tokenize" or ids_of(own.prompt) is not None
+        return 1 if exact else int(BYTES_PER_TOKEN)
 
     def _row(self, own: OwnRequest, symbols: Symbols, tokens: int) -> TraceRow:
-        step = self.block_tokens * (1 if is_ids(own.prompt) else self._per_token)
+        step = self.block_tokens * self._per_token(own)
         self.told.requests += 1
         self.told.tokens += tokens
         return TraceRow(

@@ -12,7 +12,9 @@ from kvpipe.process import UsageError, complain
 from kvpipe.records import Plan, Planned
 from kvplan.anonymous import Anonymous
 from kvplan.own import OwnRequest, Talks, read_prompts
-from kvplan.ownplans import OwnWish, counting, own_plan
+from kvplan.ownassembly import OwnWish
+from kvplan.owncount import counting
+from kvplan.ownplans import own_plan
 from kvplan.plans import Endpoint, Settings
 from kvplan.spool import unbroken
 
