@@ -16,7 +16,6 @@ few, where few groups say anything about a coefficient, however many there are i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -135,19 +134,28 @@ class Fit:
 
     def contrast(self, weights: Mapping[str, float]) -> Span:
         """A sum of coefficients; KeyError for a coefficient that was not fitted."""
+        value, low, high = self.contrasts({name: np.array([one]) for name, one in weights.items()})
+        return Span(value=float(value[0]), low=float(low[0]), high=float(high[0]))
+
+    def contrasts(self, weights: Mapping[str, Floats]) -> tuple[Floats, Floats, Floats]:
+        """Several at once: their values, and both ends of their intervals."""
         unknown = set(weights) - set(self.terms)
         if unknown:
             raise KeyError(f"not fitted: {', '.join(sorted(unknown))}")
-        vector = np.array([weights.get(name, 0.0) for name in self.terms])
-        value = float(vector @ self.beta)
-        error = math.sqrt(max(0.0, float(vector @ self.covariance @ vector)))
-        half = float(student.ppf(0.5 + LEVEL / 2, self._freedom(vector))) * error
-        return Span(value=value, low=value - half, high=value + half)
+        count = len(next(iter(weights.values())))
+        columns = [weights.get(name, np.zeros(count)) for name in self.terms]
+        vectors = np.column_stack(columns)
+        values = vectors @ self.beta
+        spread = np.einsum("ni,ij,nj->n", vectors, self.covariance, vectors)
+        half = self._quantiles(vectors) * np.sqrt(np.maximum(spread, 0.0))
+        return values, values - half, values + half
 
-    def _freedom(self, vector: Floats) -> float:
+    def _quantiles(self, vectors: Floats) -> Floats:
+        """Student's t for each; one run's groups have degrees of freedom by contrast."""
         if self.leverage is None:
-            return self.units - 1
-        return max(LEAST_FREEDOM, self.leverage.freedom(vector))
+            return np.full(len(vectors), student.ppf(0.5 + LEVEL / 2, self.units - 1))
+        freedoms = [max(LEAST_FREEDOM, self.leverage.freedom(one)) for one in vectors]
+        return np.asarray(student.ppf(0.5 + LEVEL / 2, freedoms))
 
     def term(self, name: str) -> Span:
         return self.contrast({name: 1.0})

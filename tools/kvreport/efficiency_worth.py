@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from kvreport.efficiency_fit import Fit, Floats, Source, Span
 
@@ -115,12 +116,17 @@ def worth_loading(found: Fit, source: Source, tokens: float) -> Span:
 
 def gain(found: Fit, source: Source, tokens: float) -> Span:
     """Seconds that loading so many saves over computing them; negative: it costs."""
+    value, low, high = _gains(found, source, np.array([tokens]))
+    return Span(value=float(value[0]), low=float(low[0]), high=float(high[0]))
+
+
+def _gains(found: Fit, source: Source, tokens: Floats) -> tuple[Floats, Floats, Floats]:
     weights = {"b": tokens, f"c_{source}": -tokens}
     if found.has("b2"):
         weights["b2"] = tokens**2
     if found.has(f"d_{source}"):
-        weights[f"d_{source}"] = -1.0
-    return found.contrast(weights)
+        weights[f"d_{source}"] = -np.ones(len(tokens))
+    return found.contrasts(weights)
 
 
 def break_even(found: Fit, source: Source, longest: float) -> BreakEven:
@@ -131,20 +137,17 @@ def break_even(found: Fit, source: Source, longest: float) -> BreakEven:
     if found.term(f"c_{source}").high < 0 or found.term(f"d_{source}").high < 0:
         return msgspec.structs.replace(bare, reason="negative")
     lengths = np.linspace(0.0, longest, GRID + 1)[1:]
-    gains = [gain(found, source, float(one)) for one in lengths]
-    last = gains[-1]
-    if last.high < 0 and all(one.value < 0 for one in gains):
+    gains, lows, highs = _gains(found, source, lengths)
+    if highs[-1] < 0 and (gains < 0).all():
         return msgspec.structs.replace(bare, word="never")
-    if last.low <= 0:
+    if lows[-1] <= 0:
         return msgspec.structs.replace(bare, reason="contains_zero")
     # From the longest downwards: where the gain is no longer shown, crosses zero, and is a loss.
-    high = _last(lengths, [one.low <= 0 for one in gains])
-    tokens = _last(lengths, [one.value <= 0 for one in gains])
-    low = _last(lengths, [one.high < 0 for one in gains])
+    high, tokens, low = (_last(lengths, one) for one in (lows <= 0, gains <= 0, highs < 0))
     return msgspec.structs.replace(bare, word="from", tokens=tokens, low=low, high=high)
 
 
-def _last(lengths: Floats, true: list[bool]) -> float:
+def _last(lengths: Floats, true: npt.NDArray[np.bool_]) -> float:
     """The longest length at which it is true; 0 where it never is."""
     found = np.flatnonzero(true)
     return float(lengths[found[-1]]) if len(found) else 0.0
