@@ -116,3 +116,48 @@ def test_an_open_loop_keeps_the_traces_times(sh: Shell, roomy: Sim, tmp_path: Pa
         bounds = request["ideal_in_round_lo"], request["ideal_in_round_hi"]
         assert bounds[0] <= request["cached_tokens"] <= bounds[1]
     assert len(set(due.values())) == len(due) > 100, "no two at once any more"
+
+
+def test_conversations_of_ones_own_hit_turn_by_turn(sh: Shell, roomy: Sim, tmp_path: Path) -> None:
+    """Text that no seed made: the run says so, and kvreport that repeats had the same."""
+    talks = [
+        {
+            "conversations": [
+                {"from": who, "value": f"{who} {talk} {turn} " + "some words of theirs " * 30}
+                for turn in range(3)
+                for who in ("human", "gpt")
+            ]
+        }
+        for talk in range(4)
+    ]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    done = sh(
+        f"kvplan --conversations talks.json --output-tokens 2 --seed 3 --url {roomy.url} |"
+        f" kvload --url {roomy.url} --workload - --rounds 1 --warmup 0 --concurrency 3 > run.jsonl",
+        cwd=tmp_path,
+    )
+    assert done.status == 0, done.err
+    run, *rest = map(json.loads, (tmp_path / "run.jsonl").read_text().splitlines())
+    assert (run["seed"], run["scenario"], run["calibrated"]) == (None, "conversations", "tokenize")
+    requests = [one for one in rest if one["record"] == "request"]
+    assert len(requests) == 12 + 3
+    for one in requests:
+        assert one["ideal_in_round_lo"] <= one["cached_tokens"] <= one["ideal_in_round_hi"]
+    late = [one for one in requests if (one["turn"] or 0) > 1]
+    assert len(late) == 8 and all(one["cached_tokens"] > 100 for one in late)
+    for one in late:
+        (before,) = [
+            other
+            for other in requests
+            if other["group"] == one["group"] and other["turn"] == one["turn"] - 1
+        ]
+        assert before["end_ns"] <= one["sent_ns"]
+
+
+def test_bare_lines_have_no_seed(sh: Shell, roomy: Sim, tmp_path: Path) -> None:
+    done = sh(
+        """echo '{"prompt": "hello there"}' |"""
+        f" kvload --url {roomy.url} --workload - --api completions --rounds 1 --warmup 0",
+        cwd=tmp_path,
+    )
+    assert json.loads(done.out.splitlines()[0])["seed"] is None

@@ -16,6 +16,9 @@ from kvload.site import Node
 from kvpipe.process import version
 from kvpipe.records import Plan, Run, Warmup
 
+GIVEN_TEXT = ("workload", "conversations", "prompts")
+"""Plans of text that no seed made: repeats have the same, under new salts."""
+
 
 def run_head(
     experiment: Experiment,
@@ -28,7 +31,7 @@ def run_head(
 ) -> Run:
     """The head of one round."""
     scenario = experiment.source.scenario or plan.scenario
-    made_elsewhere = experiment.source.workload is not None and plan.source == "workload"
+    made_elsewhere = experiment.source.workload is not None and plan.scenario in GIVEN_TEXT
     return Run(
         run_id=dress.run_id,
         experiment_id=experiment.experiment_id,
