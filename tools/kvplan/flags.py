@@ -76,7 +76,9 @@ def check(args: argparse.Namespace) -> None:
     for name, owners in _OWNERS.items():
         if getattr(args, name) not in (None, False) and source not in owners:
             flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is for --{' and --'.join(owners)}, not for --{source}")
+            hint = " (--limit N takes the first N)" if flag == "requests" else ""
+            owned = " and --".join(owners)
+            raise UsageError(f"--{flag} is for --{owned}, not for --{source}{hint}")
     if args.trace_block_tokens is not None and args.trace is None and not args.hash_only:
         raise UsageError("--trace-block-tokens is of a trace: read by --trace, made by --hash-only")
 
