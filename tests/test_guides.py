@@ -118,3 +118,19 @@ def test_every_profile_and_container_that_a_guide_names_exists(page: Path) -> No
     assert set(re.findall(r"docker compose (?:logs -f|run --rm) ([a-z-]+)", code)) <= set(services)
     for file in re.findall(r"docker compose(?:.*?) -f ([\w.-]+)", code):
         assert (ROOT / "compose" / file).is_file() or file in services
+
+
+@pytest.mark.parametrize("name", ["deployments.md", "large-models.md", "monitoring.md"])
+def test_what_a_guide_sets_and_asks_in_compose_is_there(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    example = (ROOT / "compose" / ".env.example").read_text(encoding="utf-8")
+    compose = (ROOT / "compose" / "docker-compose.yml").read_text(encoding="utf-8")
+    for key in re.findall(r"^    ([A-Z][A-Z_]+)=", text, re.M):
+        assert re.search(rf"^{key}=", example, re.M), f"{key} is not in .env.example"
+    published = set(re.findall(r":-(\d+)\}:\d+", compose))
+    asked = set(re.findall(r"127\.0\.0\.1:(\d+)", code_of(ROOT / "docs" / name)))
+    assert asked <= published
+    configs = (ROOT / "configs" / "mooncake-server-config.yaml").read_text(encoding="utf-8")
+    for key in re.findall(r"`([a-z]+_[a-z_]+): ", text):
+        runs = (ROOT / "configs" / "test_config_large_models.yaml").read_text(encoding="utf-8")
+        assert key in configs or key in runs or key == "network_mode", key

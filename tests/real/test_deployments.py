@@ -8,9 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
-from tests.family import ROOT
+from tests.family import ROOT, TOOLS
 from tests.test_compose import services
+from tests.test_docs import actions_of, parser_of
 
 LMCACHE_CONFIGS = sorted((ROOT / "configs").glob("mooncake-*-config.yaml"))
 VLLM = [
@@ -68,6 +70,36 @@ def test_vllm_takes_every_flag_and_knows_every_connector(installed_stack: None) 
     for name, answer in zip(VLLM, answers, strict=True):
         assert all(answer["known"]), (name, answer["names"])
     assert {answer["port"] for answer in answers} == {8000, 8100, 8200}
+
+
+VLLM_FLAGS = """
+import json
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = make_arg_parser(FlexibleArgumentParser())
+print(json.dumps(sorted(name for action in parser._actions for name in action.option_strings)))
+"""
+GUIDES = ("cross-node", "deployments", "isolation", "large-models", "pd", "troubleshooting")
+OTHERS = {
+    "--default_kv_lease_ttl",  # of mooncake_master, above
+    "--supported-transfer-mode",  # of LMCache's MP server: stack/nodes.py starts it so
+    "--profile",  # of docker compose: tests/test_guides.py
+}
+
+
+def test_every_flag_that_guides_give_vllm_exists(installed_stack: None) -> None:
+    known = set(asked(ROOT / ".venv-real/bin/python", VLLM_FLAGS))
+    with pytest.MonkeyPatch.context() as patch:
+        ours = {
+            name
+            for tool in TOOLS
+            for action in actions_of(parser_of(tool, patch))
+            for name in action.option_strings
+        }
+    for guide in GUIDES:
+        text = (ROOT / "docs" / f"{guide}.md").read_text(encoding="utf-8")
+        named = set(re.findall(r"`(--[a-z][a-z_-]+)", text)) - ours - OTHERS
+        assert named <= known, guide
 
 
 def test_lmcache_reads_every_key(installed_lmcache: None) -> None:
