@@ -61,3 +61,21 @@ def test_golden_inputs_keep_to_it(path: Path, sh: Callable[..., Any]) -> None:
     done = sh(f"kvreport --format json {path} 2>/dev/null || true")
     if done.out:
         assert kvschemas.first_problem("report", json.loads(done.out)) is None
+
+
+def test_the_answers_come_first(sh: Callable[..., Any]) -> None:
+    """What the first screen says: worth, target, how sure, doubts, before any detail."""
+    tainted = [finding("contaminated", "invalid", "it was warm"), finding("lost")]
+    rounds = [*experiment(3), *experiment(1, findings=tainted, setting=Setting(name="b"))]
+    text = "".join(msgspec.json.encode(one.stats).decode() + "\n" for one in rounds)
+    done = sh("kvreport --format json", stdin=text)
+    value = json.loads(done.out)
+    assert [*value][:4] == ["record", "schema", "tool_version", "answers"]
+    good, bad = value["answers"]
+    assert (good["verdict"], good["scope"], good["target"]) == ("faster", "repeats", "met")
+    assert good["low"] < good["ratio"] < good["high"] < 0.1 and good["asked"] == [0.6]
+    assert good["ratio"] == pytest.approx(good["other_s"] / good["base_s"])
+    assert (good["repeats"], good["invalid"], good["warnings"]) == (3, [], [])
+    assert (bad["verdict"], bad["target"]) == ("withheld", "invalid")
+    assert (bad["invalid"], bad["warnings"]) == (["contaminated"], ["lost"])
+    assert kvschemas.first_problem("report", value) is None

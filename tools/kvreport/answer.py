@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import exp
 
 from kvreport import figures, phrasing
 from kvreport.conclusion import Conclusion, Scenario
-from kvreport.document import Block, Bullets, Facts, Heading, Paragraph, Table
+from kvreport.document import Block, Bullets, Facts, Heading, Table
 from kvreport.effects import Effect
 from kvreport.efficiency_cost_chapter import cost_lines
+from kvreport.overview import overview
 from kvreport.placed import Placed
 from kvreport.targets import Result
 from kvreport.words import Words
 
 FEW = 4
-"""More scenarios than this get one line each instead of a paragraph each."""
+"""More scenarios than this get one line each, and no paragraph each behind that."""
 DOUBTS = 4
 
 
@@ -24,10 +24,10 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
     scenarios = conclusion.scenarios
     blocks: list[Block] = []
     if len(scenarios) > 1:
-        blocks += _tally(scenarios, words)
+        said = [compared(one, words) for one in scenarios]
+        blocks += [Facts(overview(conclusion, said, words), lead=1), _table(conclusion, words)]
     if len(scenarios) > FEW:
         mixed = phrasing.mixtures(scenarios, words)
-        blocks.append(_table(conclusion, words))
         return [*blocks, Bullets(mixed)] if mixed else blocks
     costs = cost_lines(conclusion, words)
     for one in scenarios:
@@ -46,12 +46,12 @@ def facts(scenario: Scenario, words: Words) -> list[tuple[str, str]]:
     result = scenario.result("ttft_reduction")
     if result and scenario.comparable and not scenario.same_arm:
         rows.append((words.say("target"), target(scenario, result, words)))
-    mixed = mixture(scenario, words)
-    if mixed:
-        rows.append((words.say("mixture"), mixed))
     if scenario.comparable:
         rows.append((words.say("how_sure"), sure(scenario, words)))
     rows.append((words.say("doubts"), doubts(scenario, words)))
+    mixed = mixture(scenario, words)
+    if mixed:
+        rows.append((words.say("mixture"), mixed))
     return rows
 
 
@@ -261,25 +261,6 @@ def doubt(found: list[Placed], words: Words) -> str:
     return words.say("doubt_times", message=message, count=times) if times > 1 else message
 
 
-def _tally(scenarios: list[Scenario], words: Words) -> list[Block]:
-    """`TTFT reduction of 60 %, 5 scenarios: 3 met, 2 not shown.`"""
-    results = [found for one in scenarios if (found := one.result("ttft_reduction"))]
-    if not results:
-        return []
-    counts = Counter(one.status for one in results)
-    parts = [
-        words.say("tally_part", count=count, status=words.say(f"tally_{status}"))
-        for status, count in counts.most_common()
-    ]
-    text = words.say(
-        "tally",
-        wish=phrasing.wish(results[0].target, words),
-        count=len(results),
-        parts=words.listed(parts),
-    )
-    return [Paragraph(text)]
-
-
 def _table(conclusion: Conclusion, words: Words) -> Table:
     columns = ("scenario", "one_hit", "change", "target", "verdict")
     return Table(
@@ -289,7 +270,9 @@ def _table(conclusion: Conclusion, words: Words) -> Table:
         rows=[_row(one, conclusion, words) for one in conclusion.scenarios],
         sortable=True,
         links=[phrasing.anchor(number) for number in range(1, len(conclusion.scenarios) + 1)],
-        tags=[sorted(one.codes()) for one in conclusion.scenarios],
+        tags=[sorted(one.codes()) for one in conclusion.scenarios]
+        if len(conclusion.scenarios) > FEW
+        else [],
     )
 
 

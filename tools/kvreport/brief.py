@@ -7,7 +7,7 @@ report does not say; what could not be shown is said too.
 from __future__ import annotations
 
 from kvreport import figures, phrasing
-from kvreport.answer import compared, doubt, sure
+from kvreport.answer import compared, doubt, sure, target
 from kvreport.capacity_chapter import sentence
 from kvreport.conclusion import Conclusion, Scenario
 from kvreport.document import Block, Document, Facts, Heading, Paragraph
@@ -105,6 +105,10 @@ def served(scenario: Scenario, words: Words) -> str:
 def _rows(scenario: Scenario, words: Words) -> list[tuple[str, str]]:
     rows = []
     if scenario.comparable:
+        rows.append((words.say("compared"), compared(scenario, words)))
+        result = scenario.result("ttft_reduction")
+        if result and not scenario.same_arm:
+            rows.append((words.say("target"), target(scenario, result, words)))
         rows.append((words.say("how_sure"), sure(scenario, words)))
     kinds: dict[str, list[Placed]] = {}
     for one in scenario.findings:

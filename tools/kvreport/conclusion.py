@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvpipe.records import Outcome, RoundStats
+from kvpipe.records import Outcome, RoundStats, Run
+from kvreport.answers import TARGET, Answer, codes
 from kvreport.capacity import Capacities
 from kvreport.ceilings import Ceiling
 from kvreport.conditions import Condition
@@ -33,6 +34,12 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     repeat: int
     place: str
     stats: RoundStats
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its heads: none of an old file, several of merged shards."""
+        run = self.stats.run
+        return run if isinstance(run, list) else [run]
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +100,34 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         if self.cold is None or not self.requests or self.cold in (0, self.requests):
             return None
         return self.cold, self.requests
+
+    @property
+    def answer(self) -> Answer:
+        """What the first screen says, as figures and codes."""
+        effect, result = self.one_hit, self.result(TARGET)
+        low, high = (effect.bounds() if effect else None) or (None, None)
+        judged = result is not None and self.comparable and not self.same_arm
+        return Answer(
+            name=self.name,
+            simulated=self.simulated,
+            base=effect.base if effect else None,
+            other=effect.other if effect else None,
+            requests=self.requests,
+            model=next((run.model for one in self.rounds for run in one.runs), None),
+            base_s=effect.base_mean if effect else None,
+            other_s=effect.other_mean if effect else None,
+            ratio=effect.ratio if effect else None,
+            low=low,
+            high=high,
+            verdict=effect.verdict.word if effect else "none",
+            scope=effect.verdict.scope if effect else None,
+            by=effect.verdict.by if effect else self.refused,
+            target=result.status if result and judged else None,
+            asked=list(result.target.asked) if result and judged else [],
+            repeats=self.repeats,
+            invalid=codes(self.findings, "invalid"),
+            warnings=codes(self.findings, "warning"),
+        )
 
     def result(self, target: str) -> Result | None:
         return next((one for one in self.targets if one.target.name == target), None)
@@ -166,6 +201,8 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
 
     schema: int = 1
     tool_version: str
+    answers: list[Answer] = []
+    """What the first screen says of each scenario; filled in where the JSON is written."""
     scenarios: list[Scenario]
     conditions: list[Condition]
     until: Enough | None = None
@@ -178,6 +215,11 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", 
     predictions: list[Prediction] = []
     efficiency: list[Efficiency] = []
     churn: list[Churn] = []
+
+    @property
+    def answered(self) -> Conclusion:
+        """The same, with its answers at its head."""
+        return msgspec.structs.replace(self, answers=[one.answer for one in self.scenarios])
 
     @property
     def simulated(self) -> bool:

@@ -110,6 +110,25 @@ PHRASES: dict[str, str] = {
     "doubts_none": "nothing was found that touches these figures",
     "doubts_more": "and {count} more kinds below",
     "doubt_times": "{message} ({count} times)",
+    # --- several scenarios at a glance
+    "overview_compared": "in each scenario round 1 (cold) and round 2 (cache hit), or what stands "
+    "below; what differs stands under the summary",
+    "overview_hit": "saves {span} of a miss: {parts}",
+    "overview_no_hit": "nothing that may be told: {parts}",
+    "overview_no_verdict": "without a verdict",
+    "overview_and": "; ",
+    "overview_more": "and {count} more below",
+    "overview_refused": "{name} is not paired with {base} ({what})",
+    "overview_mode": "a PD hit of {pd} takes {ratio} times the TTFT of {non_pd}: {status}",
+    "overview_contrast": "{name} against {base}: TTFT {change} in {round}{interval}, {verdict}",
+    "overview_contrast_same": "{name} against {base}: TTFT ~ in {round}, no difference shown"
+    "{interval}",
+    "overview_repeats": "{count} with 3 repeats and more",
+    "overview_two": "{count} with 2 repeats, which give no interval",
+    "overview_run": "{count} with 1 run, which speaks for itself alone",
+    "overview_nothing": "{count} with nothing to judge by",
+    "overview_doubt": "{doubt} ({names})",
+    "overview_old": "old stats files, means only ({names})",
     # --- how sure
     "sure_repeats": "{repeats} repeats, Student's t over repeats; the smallest change that they "
     "could have shown (4 times in 5) is {smallest}",
@@ -681,6 +700,8 @@ PHRASES: dict[str, str] = {
     "chart_n": "Scenarios: {scenarios}; repeats in all: {repeats}.",
     "chart_n_pairs": "Scenarios: {scenarios}; repeats in all: {repeats}; pairs of requests: "
     "{pairs}.",
+    "chart_bars_most": "Drawn are {drawn} of {count}, from the largest gain down, half of them the "
+    "largest and half the smallest; the table has all.",
     "chart_absent": "Nothing to draw for: {names}.",
     "chart_interval": "Whiskers: 95 % intervals (within one run where there is only one); "
     "hollow or hatched: verdict withheld.",
@@ -707,8 +728,6 @@ PHRASES: dict[str, str] = {
     "axis_increase": "Throughput increase (%)",
     "axis_share": "Share of requests (%)",
     "axis_uncached": "Prompt tokens not from a cache",
-    "chart_bars_most": "Drawn are {drawn} of {count}, from the largest gain down, half of them the "
-    "largest and half the smallest; the table has all.",
     "axis_ideal": "Tokens that a perfect cache gives",
     "axis_cached": "Cached tokens, as reported",
     "axis_since_start": "Seconds since the round began",
@@ -742,27 +761,6 @@ PHRASES: dict[str, str] = {
     "outcome_and_tainted": "{state}, tainted",
     "repeats_of": "{done} of {repeats}",
     "repeats_failed": "{done}; failed: {numbers}",
-    # --- prediction
-    "prediction": "Prediction against measurement",
-    "table_prediction": "Hit ratio of the cold round, by prompt tokens",
-    "col_cache_of": "Cache",
-    "col_hit_predicted": "Predicted",
-    "col_hit_measured": "Measured",
-    "col_hit_error": "Error",
-    "col_hit_like": "As an LRU cache of",
-    "cache_unlimited": "no limit (blocks of {block})",
-    "cache_of": "{name} ({room}), {order}",
-    "order_tail-first": "LRU, tails first",
-    "order_head-first": "LRU, heads first",
-    "tokens_of": "{count} tokens",
-    "points": "{points} points",
-    "name_repeat": "{name}, repeat {repeat}",
-    "prediction_how": "The prediction is for requests one after the other and an empty cache. "
-    "Less than predicted: the cache has less room than was named (a store evicts above its "
-    "watermark, an engine holds blocks of its own), keeps what is under lease, gives up the heads "
-    "of prompts, or was slow to store. More: another tier answered too.",
-    "prediction_concurrent": "Requests overlapped: what was not yet computed could not be shared, "
-    "and order differs from the plan's. Counts are exact only when serial.",
     # --- prediction
     "prediction": "Prediction against measurement",
     "table_prediction": "Hit ratio of the cold round, by prompt tokens; predicted for {caches}",

@@ -56,7 +56,7 @@ def as_html(conclusion: Conclusion, setting: Setting) -> str:
 
 def as_json(conclusion: Conclusion, _setting: Setting) -> str:
     """Everything that the report knows; times in seconds, intervals of log ratios."""
-    return msgspec.json.format(msgspec.json.encode(conclusion), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(conclusion.answered), indent=2).decode() + "\n"
 
 
 def as_csv(conclusion: Conclusion, _setting: Setting) -> str:

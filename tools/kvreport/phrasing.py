@@ -185,6 +185,13 @@ def verdict(effect: Effect, words: Words) -> str:
     return words.say(f"verdict_{found.word}{suffix}")
 
 
+def short_verdict(effect: Effect | None, words: Words) -> str:
+    """The same without reasons, to be counted; an effect that is not there has none."""
+    if effect is None or effect.verdict.word in ("withheld", "none"):
+        return words.say("overview_no_verdict")
+    return verdict(effect, words)
+
+
 def verdict_cell(effect: Effect, words: Words) -> str:
     found = effect.verdict
     if found.word in ("withheld", "none"):

@@ -113,7 +113,9 @@ def _of_scenario(scenario: Scenario) -> dict[str, Cell]:
 
 def _rows(scenario: Scenario) -> Iterator[dict[str, Cell]]:
     results = {one.target.effect: one for one in scenario.targets}
-    for name, effect in scenario.effects.items():
+    # What one hit is worth comes first: the first row is what a reader sees.
+    effects = sorted(scenario.effects.items(), key=lambda one: one[0] != scenario.value)
+    for name, effect in effects:
         yield _effect(scenario, effect) | _target(results.get(name)) | {"effect": name}
     for effect in scenario.later:
         yield _effect(scenario, effect) | {"effect": effect.other}
