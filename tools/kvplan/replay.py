@@ -145,13 +145,11 @@ class _Builder:
 
     def _request(self, index: int, number: int, line: TraceLine, at_s: float) -> Planned:
         symbols, blocks, new = self._built(line, number)
-        group = self._lineage.group(number)
         content = self._wording.content(symbols)
         return Planned(
             index=index,
-            group=group,
+            group=self._lineage.group(number),
             stratum=self._lineage.stratum(number),
-            turn=line.turn if group is not None and (line.turn or 0) > 0 else None,
             at_s=at_s,
             max_tokens=self._measure.output(line),
             asked_tokens=self._measure.asked(line),
