@@ -168,3 +168,35 @@ def test_the_line_says_what_the_others_are(language: str, wanted: Sequence[str])
     equal = answers_line(SameAnswers(compared=3, equal=3), words)
     assert "3" in equal and "keep-output" not in equal
     assert "keep-output" in answers_line(SameAnswers(compared=3, equal=1), words)
+
+
+def test_what_a_model_says_is_text_and_nothing_else(tmp_path: Path) -> None:
+    """Its words stand in a finding: as text in a page, a table, a terminal."""
+    nasty = "<script>alert(1)</script>|`x`\x1b[31m\r\n# no heading"
+    path = tmp_path / "run.jsonl"
+    with kvsim(*FAST) as sim:
+        made = subprocess.run(
+            ["kvload", "-q", "--url", sim.url, *SHAPE, "--keep-output"],
+            capture_output=True,
+            env=environment(),
+            timeout=120,
+            check=True,
+        )
+    rows = [json.loads(line) for line in made.stdout.splitlines()]
+    hits = {one["run_id"] for one in rows if one.get("arm") == "hit"}
+    for one in rows:
+        if one["record"] == "request" and one["run_id"] in hits:
+            one |= {"output_text": nasty, "output_sha256": "f" * 64, "logprobs": None}
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    stats = tmp_path / "stats.jsonl"
+    with stats.open("wb") as out:
+        subprocess.run(["kvstats", path], stdout=out, env=environment(), check=True)
+    pages = {
+        form: subprocess.run(
+            ["kvreport", "--format", form, stats], capture_output=True, env=environment(), text=True
+        ).stdout
+        for form in ("text", "md", "html")
+    }
+    assert all("alert(1)" in page and "\x1b" not in page for page in pages.values())
+    assert "<script>alert" not in pages["html"]
+    assert all(not line.startswith("# no heading") for line in pages["md"].splitlines())
