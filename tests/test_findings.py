@@ -296,6 +296,23 @@ def by_another_tool(_: Path) -> set[str]:
     return {one["code"] for one in json.loads(written)["findings"]}
 
 
+def behind_a_proxy(flow: str) -> Case:
+    """A cold round on a prefiller and a decoder, with the counters of both."""
+
+    def case(folder: Path) -> set[str]:
+        with contextlib.ExitStack() as stack:
+            prefiller, decoder = (
+                stack.enter_context(kvsim("--role", role, "--flow", flow, *FAST))
+                for role in ("prefill", "decode")
+            )
+            behind = ("--prefiller", prefiller.url, "--decoder", decoder.url)
+            proxy = stack.enter_context(kvsim("--role", "proxy", "--flow", flow, *behind))
+            watched = f"prefill={prefiller.url} --metrics-url decode={decoder.url}"
+            return codes(load(proxy, f"--rounds 1 --metrics-url {watched}"), folder)
+
+    return case
+
+
 PROVOKED: dict[str, Case] = {
     "answers_differ": two_rounds("nondeterministic"),
     "barrier_unknown": without_metrics(),
@@ -313,6 +330,7 @@ PROVOKED: dict[str, Case] = {
     "not_isolated": sent_twice(None, "none", "none"),
     "overload": open_loop(30.0),
     "pd_transfer": one_round("fake_hits"),
+    "token_first": behind_a_proxy("lmcache"),
     "plan_differs": plans((1, 2)),
     "restarted": one_round("restart=6"),
     "salt_ignored": two_rounds("ignore_salt", warmup=1),
@@ -340,6 +358,7 @@ SILENT: dict[str, Case] = {
     "not_isolated": sent_twice(None, "one", "two"),
     "overload": open_loop(4.0),
     "pd_transfer": one_round(),
+    "token_first": behind_a_proxy("vllm"),
     "plan_differs": plans((1, 1)),
     "restarted": one_round(),
     "salt_ignored": two_rounds(warmup=1),

@@ -31,6 +31,7 @@ Code = Literal[
     "contaminated",
     "lost",
     "pd_transfer",
+    "token_first",
     "plan_differs",
     "unequal_work",
     "not_isolated",

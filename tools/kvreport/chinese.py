@@ -422,6 +422,7 @@ PHRASES: dict[str, str] = {
     # --- what findings mean
     "finding_contaminated": "缓存污染：冷启动轮并不冷，部分 token 来自缓存（{message}）",
     "finding_lost": "命中丢失：已存储的内容没有全部被找到（{message}）",
+    "finding_token_first": "首个 token 来自 Prefiller，在 KV 传输之前：TTFT 不包含传输（{message}）",
     "finding_pd_transfer": "从未发送过的请求也报告了命中：这是 PD 传输，不是缓存命中（{message}）",
     "finding_plan_differs": "两轮发送的请求不同（{message}）",
     "finding_not_isolated": "该轮没有隔离（{message}）",

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kvpipe.records import Barrier, ClientHealth, Conservation, Finding, Run, Served
+from kvpipe.records import Barrier, ClientHealth, Conservation, Finding, Run, Served, Timings
 from kvstats import calibration, client, conditions, contamination, delivery, exclusive, tiers
 from kvstats.contamination import ColdProof, Terms
 from kvstats.findings import ordered
+from kvstats.flow import Flow
 from kvstats.ideal import Shares
 from kvstats.loss import lost
 from kvstats.overload import overload
 from kvstats.round import Round
 from kvstats.rows import Table
 from kvstats.servers import Serving, served_by, total
-from kvstats.transfers import pd_transfer
+from kvstats.transfers import pd_transfer, token_first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,9 @@ class Facts:
     demand: calibration.Demand
     apart_s: float
     ttft_p50_s: float | None
+    flow: Flow | None
+    seen: Timings
+    """Over all successes, sentinels included: as servers count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ def judge(round_: Round, facts: Facts) -> Judgement:
                 ),
                 conditions.incomplete(facts.gaps),
                 transfer,
+                token_first(facts.flow),
                 foreign,
                 restart,
                 cold,

@@ -41,6 +41,7 @@ FINDINGS: Mapping[str, Callable[..., Any]] = {
     "cold_not_shown": contamination.cold_not_shown,
     "lost": loss.lost,
     "pd_transfer": transfers.pd_transfer,
+    "token_first": transfers.token_first,
     "tier_not_shown": tiers.tier_not_shown,
     "foreign_traffic": exclusive.foreign_traffic,
     "restarted": exclusive.restarted,

@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kvpipe.records import Run, Stat, Timings
+from kvpipe.records import Stat, Timings
 from kvstats.answered import TIMES, Answered
-from kvstats.flow import Flow, decoder_ttft_s, flow_of
+from kvstats.flow import Flow, decoder_ttft_s
 from kvstats.servers import ServerCounts, Serving, total
 
 Phase = dict[str, Any]
@@ -42,13 +42,12 @@ SERIES = {
 
 
 def phases_of(
-    serving: Serving, runs: list[Run], seen: Timings, answered: Answered
+    serving: Serving, flow: Flow | None, seen: Timings, answered: Answered
 ) -> dict[str, Any] | None:
     """The phases of a round; null if nothing tells any.
 
     `seen` are the client's own times over all successes, sentinels included.
     """
-    flow = flow_of(serving, runs, seen)
     apart = serving.disaggregated or flow is not None
     prefill = phase(serving.prefill or serving.nodes, "prefill")
     transfer = phase(serving.decode, "transfer") if apart else None

@@ -10,6 +10,7 @@ from kvstats.calibration import demand_of
 from kvstats.client import apart_s, merged_health
 from kvstats.conditions import gaps_of, worst_barrier
 from kvstats.distribution import Values, stat_of
+from kvstats.flow import flow_of
 from kvstats.ideal import ideal_tokens, shares_of, unit_tokens
 from kvstats.judgement import Facts, Judgement, judge
 from kvstats.phases import phases_of
@@ -29,10 +30,12 @@ def summarise(round_: Round) -> RoundStats:
     timings = timings_of(round_, [name for name in round_.timings if name != "sentinel"])
     health = merged_health([end.client for end in ends if end.client is not None])
     spans = [stream.span for stream in streams]
+    servers = serving(servers_of(round_.servers), round_.traffic)
+    seen = timings_of(round_, list(round_.timings))
     facts = Facts(
         table=table,
         shares=shares_of(table, ideals),
-        serving=serving(servers_of(round_.servers), round_.traffic),
+        serving=servers,
         block=block,
         gaps=gaps_of(streams, round_.tally.ok),
         barrier=worst_barrier([end.barrier for end in ends if end.barrier is not None]),
@@ -40,6 +43,8 @@ def summarise(round_: Round) -> RoundStats:
         demand=demand_of(round_.runs, health, round_.delivery, spans),
         apart_s=apart_s((stream.run, stream.span) for stream in streams),
         ttft_p50_s=timings.ttft_s.p50,
+        flow=flow_of(servers, round_.runs, seen),
+        seen=seen,
     )
     judged = judge(round_, facts)
     return _assemble(round_, facts, judged, timings, samples_of(table, ideals))
@@ -89,9 +94,7 @@ def _assemble(
         leaders_served=judged.leaders_served,
         cold_proof=judged.cold_proof,
         conservation=judged.conservation,
-        phases=phases_of(
-            facts.serving, runs, timings_of(round_, list(round_.timings)), round_.answered
-        ),
+        phases=phases_of(facts.serving, facts.flow, facts.seen, round_.answered),
         server=sorted(round_.servers, key=lambda one: (one.run_id, one.role, one.url)),
         client=facts.health,
         stamp_source=round_.delivery.stamp_source,

@@ -1,9 +1,13 @@
-"""Sentinels tell what `cached_tokens` means here: a prompt never sent cannot be in any cache."""
+"""KV transfers of a disaggregated endpoint: where they pass for hits, and where TTFT misses them.
+
+Sentinels tell what `cached_tokens` means here: a prompt never sent cannot be in any cache.
+"""
 
 from __future__ import annotations
 
 from kvpipe.records import Finding
 from kvstats.findings import finding, plural
+from kvstats.flow import Flow
 from kvstats.rows import Table
 
 # Without a measured floor: the template's head is never half of a prompt of this product's sizes,
@@ -42,4 +46,19 @@ def pd_transfer(table: Table) -> Finding | None:
         index=index,
         cached_tokens=cached,
         prompt_tokens=prompt,
+    )
+
+
+def token_first(flow: Flow | None) -> Finding | None:
+    """Token 1 comes from the prefiller before the KV transfer, which TTFT does not hold; info."""
+    if flow is None or flow.name != "lmcache":
+        return None
+    return finding(
+        "token_first",
+        "info",
+        "token 1 comes from the prefiller, before the KV transfer: TTFT does not hold the transfer,"
+        " the first gap does (second_token_s, and so TPOT); compare with endpoints that wait for it"
+        f" by E2E latency ({flow.evidence})",
+        flow=flow.name,
+        how=flow.how,
     )
