@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
-from tests.kvstats.peers import stats_of
+from tests.kvstats.peers import PEERS, stats_of
 from tests.kvstats.streams import Made, cold, hit
 
 from kvpipe.records import Request
@@ -24,6 +25,7 @@ from kvstats.divergence import (
     NEAR_TIE_NATS,
     SHIFT_NATS,
     Kept,
+    Place,
     divergence,
     escaped,
     judged,
@@ -331,3 +333,25 @@ def test_reading_processes_hand_answers_back(monkeypatch: pytest.MonkeyPatch) ->
         book.close()
     assert told[0] == told[1]
     assert [one.answers and one.answers.wrong for one in told[0]] == [None, 1]
+
+
+def test_a_real_stream_of_vllm_is_understood() -> None:
+    """Recorded on vLLM 0.32: two candidates a place, the token itself among them."""
+    captured = PEERS.parent / "captures" / "vllm_chat_stream_logprobs.sse"
+    events = [
+        json.loads(line.removeprefix("data: "))
+        for line in captured.read_text().splitlines()
+        if line.startswith("data: {")
+    ]
+    choices = [choice for event in events for choice in event["choices"]]
+    told = [
+        one for choice in choices if choice["logprobs"] for one in choice["logprobs"]["content"]
+    ]
+    found = kept(" PROGRAM" * 3, told)
+    assert found.places is not None and len(found.places) == 3
+    for place in found.places:
+        assert place.token == b" PROGRAM" and place.top[place.token] == place.logprob
+        assert len(place.top) == 2
+    other = Kept(text="LD", places=[Place(b"LD", -6.94, {b"LD": -6.94, b" PROGRAM": -7.01})])
+    near = divergence(0, found, other)
+    assert (near.kind, near.token) == ("near_tie", 0)  # 0.07 nats apart in the recording
