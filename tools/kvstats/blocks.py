@@ -19,9 +19,7 @@ from kvpipe.process import ToolError, complain
 from kvpipe.records import Request
 
 BLOCK = 1 << 19  # bytes: some 350 requests of 16 chunks, and what they become fits a cache
-_HEAD = b'{"record":"request","schema":'
-_NEWLINE = 10
-_NEXT = b"}\n" + _HEAD  # between two lines: nowhere else does JSON have a `{` behind a `}`
+_NEWLINE, _OPENS, _CLOSES = b"\n{}"
 
 
 def blocks_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
@@ -63,26 +61,33 @@ def lines_of(block: bytes) -> int:
 
 def requests_of(block: bytes) -> list[Request] | None:
     """The requests of a block; None if it is not made of them alone, one a line."""
-    if not block.startswith(_HEAD) or not block.endswith(b"}\n"):
+    found = np.frombuffer(block, dtype=np.uint8)
+    ends = np.flatnonzero(found == _NEWLINE)
+    if not len(ends) or ends[-1] + 1 < len(block):
         return None
-    lines = lines_of(block)
-    if block.count(_NEXT) != lines - 1:
+    # `}` and `{` with nothing but a newline between them: in JSON that is the end of one thing and
+    # the beginning of the next, and nowhere inside of one.
+    if (found[ends - 1] != _CLOSES).any() or (found[ends[:-1] + 1] != _OPENS).any():
         return None
     try:
-        found = _decoder.decode_lines(block)
+        requests = _decoder.decode_lines(block)
     except msgspec.DecodeError:
         return None
-    return found if len(found) == lines else None
+    return requests if len(requests) == len(ends) else None
 
 
 def _reading() -> type[Request]:
-    """Request as kvstats reads it: the same fields, checked alike; objects that no metric looks
-    into are not built."""
+    """Request as kvstats reads it: the same fields, checked alike.
+
+    `schema` must be there, as everywhere; objects that no metric looks into are not built.
+    """
     thing = msgspec.defstruct("Thing", [])  # any object
     unread: dict[str, Any] = {"usage": thing | None}
     kinds = get_type_hints(Request, include_extras=True) | unread
     made = [
-        (one.name, kinds[one.name]) if one.required else (one.name, kinds[one.name], one.default)
+        (one.name, kinds[one.name])
+        if one.required or one.name == "schema"
+        else (one.name, kinds[one.name], one.default)
         for one in msgspec.structs.fields(Request)
     ]
     struct = msgspec.defstruct(

@@ -50,9 +50,13 @@ class Numbers:
             return cls(values, known)
         return cls(values.astype(object), known)
 
-    def at(self, places: NDArray[Any]) -> Numbers:
-        """Some of them, by place or mask."""
-        return Numbers(self.values[places], self.known[places])
+    def at(self, mask: NDArray[np.bool_]) -> Numbers:
+        """Some of them."""
+        return Numbers(self.values[mask], self.known[mask])
+
+    def take(self, places: NDArray[np.intp]) -> Numbers:
+        """Some of them, by place."""
+        return Numbers(self.values.take(places), self.known.take(places))
 
     def floats(self) -> NDArray[np.float64]:
         """As floats, NaN where not known; exact below 2**53."""
@@ -78,6 +82,7 @@ class Batch:
         self.requests = requests
         self._columns: dict[str, list[Any]] = {}
         self._numbers: dict[str, Numbers] = {}
+        self._floats: dict[tuple[str, ...], NDArray[np.float64]] = {}
 
     def column(self, name: str) -> list[Any]:
         """A field of each, in their order."""
@@ -91,6 +96,14 @@ class Batch:
         found = self._numbers.get(name)
         if found is None:
             found = self._numbers[name] = Numbers.of(self.column(name))
+        return found
+
+    def floats(self, names: tuple[str, ...]) -> NDArray[np.float64]:
+        """Fields as floats, one a row; NaN where not known."""
+        found = self._floats.get(names)
+        if found is None:
+            found = np.array([self.numbers(name).floats() for name in names])
+            self._floats[names] = found
         return found
 
     def lots(self) -> list[Lot]:
@@ -145,9 +158,13 @@ class Lot:
         if found is None:
             found = self._batch.numbers(name)
             if len(found.values) != len(self.places):
-                found = found.at(self._at)
+                found = found.take(self._at)
             self._numbers[name] = found
         return found
+
+    def floats(self, names: tuple[str, ...], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Fields of some of them as floats, one a row; NaN where not known."""
+        return self._batch.floats(names).take(self._at[mask], axis=1)
 
     @cached_property
     def _at(self) -> NDArray[np.intp]:

@@ -99,17 +99,18 @@ class Rows:
         """Those of the lot that may stay, as far as is known."""
         hashes = self._hashes_of(lot.numbers("index").values)
         near = hashes <= self.largest
-        picked: NDArray[np.intp] | slice = slice(None)
+        metrics_ = [metrics[name] for name in METRIC_COLUMNS]
         groups, outputs = lot.column("group"), lot.column("output_sha256")
         if not near.all():
-            picked = np.flatnonzero(near)
-            groups = [groups[at] for at in picked.tolist()]
-            outputs = [outputs[at] for at in picked.tolist()]
-        columns = [lot.numbers(name).floats()[picked] for name in FACT_COLUMNS]
+            places = np.flatnonzero(near)
+            hashes = hashes[places]
+            metrics_ = [column[places] for column in metrics_]
+            groups = [groups[at] for at in places.tolist()]
+            outputs = [outputs[at] for at in places.tolist()]
         return Picked(
             of=len(lot),
-            hashes=hashes[picked],
-            numbers=columns + [metrics[name][picked] for name in METRIC_COLUMNS],
+            hashes=hashes,
+            numbers=[*lot.floats(FACT_COLUMNS, near), *metrics_],
             group=groups,
             output_sha256=outputs,
             stratum=lot.stratum,
