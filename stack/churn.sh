@@ -4,25 +4,32 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=${1:-real-out/churn}
-
-if [[ -n ${KV_NODE_A:-} ]]; then # inside: one store
-    kvload --url "$KV_NODE_A" --scenario long_context_high_reuse --tier store \
-        --requests "${REQUESTS:-20}" --contexts "${CONTEXTS:-16}" \
-        --context-tokens "${CONTEXT_TOKENS:-1500}" --output-tokens 4 --sentinels 3 --pause 1 \
-        --repeats "${REPEATS:-3}" --concurrency "${CONCURRENCY:-2}" --model "$KV_MODEL" \
-        --metrics-url store="$KV_MOONCAKE" --name "$KV_SIDE" |
-        tee "$out/$KV_SIDE.jsonl" | kvstats >"$out/$KV_SIDE.stats.jsonl"
-    exit
+# Two stacks, one inside the other: first the roomy store, then the one that is too small. Twelve
+# prompts of 1,500 tokens are 72 MiB at 4,096 bytes a token.
+if [[ -z ${KV_NODE_A:-} ]]; then
+    stack/install.sh
+    exec python stack/nodes.py run --nodes 1 --segment 1024 -- "$0" "$@"
+elif [[ -z ${KV_OTHER:-} ]]; then
+    export KV_OTHER=$KV_NODE_A KV_OTHER_STORE=$KV_MOONCAKE
+    exec python stack/nodes.py run --nodes 1 --segment "${SEGMENT:-48}" -- "$0" "$@"
 fi
 
-stack/install.sh
+out=${1:-real-out/churn}
 mkdir -p "$out"
 rm -rf "$out"/*.jsonl "$out"/report.* "$out"/charts
-# 16 prompts of 1,500 tokens are 96 MiB at 4,096 bytes a token.
-for side in full=64 roomy=1024; do
-    KV_SIDE=${side%=*} python stack/nodes.py run --nodes 1 --segment "${side#*=}" -- "$0" "$out"
-done
+
+# measure SIDE NODE STORE: two requests at once, so that one's blocks are written while another's
+# are read.
+measure() {
+    kvload --url "$2" --metrics-url store="$3" --name "$1" --model "$KV_MODEL" \
+        --scenario long_context_high_reuse --tier store --requests "${REQUESTS:-14}" \
+        --contexts "${CONTEXTS:-12}" --context-tokens "${CONTEXT_TOKENS:-1500}" --output-tokens 4 \
+        --sentinels 2 --pause 1 --repeats "${REPEATS:-3}" --concurrency "${CONCURRENCY:-2}" |
+        tee "$out/$1.jsonl" | kvstats >"$out/$1.stats.jsonl"
+}
+
+measure roomy "$KV_OTHER" "$KV_OTHER_STORE"
+measure full "$KV_NODE_A" "$KV_MOONCAKE"
 sides=(full="$out/full.stats.jsonl" roomy="$out/roomy.stats.jsonl")
 kvreport "${sides[@]}" --baseline roomy --format all -o "$out" || (($? == 1))
 sed -n '/^What the cache costs/,/^Compared with/p' "$out/report.txt" | sed '$d'

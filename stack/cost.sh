@@ -1,37 +1,47 @@
 #!/usr/bin/env bash
-# What does the store cost whoever it does not help? Prompts that nobody asked before, on one real
+# What does the store cost whoever it does not help? Prompts that nobody asked before, on a real
 # node without a connector and on one with it, in turn, so that a machine that grows slower does so
 # for both. The report's chapter "What the cache costs" has the difference and its interval.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-out=${1:-real-out/cost}
-repeats=${REPEATS:-3}
-
-if [[ -n ${KV_NODE_A:-} ]]; then # inside: one repeat on the node that was started
-    kvload --url "$KV_NODE_A" --scenario long_context_high_reuse --arm no_reuse \
-        --requests "${REQUESTS:-16}" --contexts 8 --context-tokens "${CONTEXT_TOKENS:-1500}" \
-        --output-tokens "${OUTPUT_TOKENS:-32}" --sentinels 3 --pause 1 --model "$KV_MODEL" \
-        --experiment "$KV_SIDE" --name "$KV_SIDE" --repeat "$KV_REPEAT" --salt "cost-$KV_REPEAT" \
-        >>"$out/$KV_SIDE.jsonl"
-    exit
+# Two stacks, one inside the other: first the node without a connector, then the one with it.
+if [[ -z ${KV_NODE_A:-} ]]; then
+    stack/install.sh
+    exec python stack/nodes.py run --nodes 1 --connector none -- "$0" "$@"
+elif [[ -z ${KV_OTHER:-} ]]; then
+    export KV_OTHER=$KV_NODE_A
+    exec python stack/nodes.py run --nodes 1 --segment 1024 -- "$0" "$@"
 fi
 
-stack/install.sh
+out=${1:-real-out/cost}
 mkdir -p "$out"
 rm -rf "$out"/*.jsonl "$out"/report.* "$out"/charts
-for repeat in $(seq "$repeats"); do
-    sides=(none mooncake)
-    ((repeat % 2)) || sides=(mooncake none)
-    for side in "${sides[@]}"; do
-        KV_SIDE=$side KV_REPEAT=$repeat python stack/nodes.py run --nodes 1 --connector "$side" \
-            --segment 1024 -- "$0" "$out"
-    done
+
+shape=(--scenario long_context_high_reuse --requests "${REQUESTS:-16}" --contexts 8
+    --context-tokens "${CONTEXT_TOKENS:-1500}" --output-tokens "${OUTPUT_TOKENS:-16}" --sentinels 3
+    --pause 1 --model "$KV_MODEL" --arm no_reuse)
+
+# round SIDE URL REPEAT: the same prompts for both sides, a namespace of its own for each request.
+round() {
+    kvload --url "$2" "${shape[@]}" --experiment "$1" --name "$1" --repeat "$3" \
+        >>"$out/$1.jsonl"
+}
+
+for repeat in $(seq "${REPEATS:-4}"); do
+    # In turn first, so that neither side always follows the other.
+    if ((repeat % 2)); then
+        round without "$KV_OTHER" "$repeat"
+        round with "$KV_NODE_A" "$repeat"
+    else
+        round with "$KV_NODE_A" "$repeat"
+        round without "$KV_OTHER" "$repeat"
+    fi
 done
-for side in none mooncake; do
+for side in without with; do
     kvstats "$out/$side.jsonl" >"$out/$side.stats.jsonl"
 done
-sides=(none="$out/none.stats.jsonl" mooncake="$out/mooncake.stats.jsonl")
-kvreport "${sides[@]}" --baseline none --format all -o "$out" || (($? == 1))
+sides=(without="$out/without.stats.jsonl" with="$out/with.stats.jsonl")
+kvreport "${sides[@]}" --baseline without --format all -o "$out" || (($? == 1))
 sed -n '/^What the cache costs/,/^Details/p' "$out/report.txt" | sed '$d'
 echo "cost: the report is $out/report.txt, the records are beside it" >&2
