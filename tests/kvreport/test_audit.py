@@ -609,8 +609,11 @@ def test_a_page_in_chinese_has_no_english_sentence(
     done = sh("kvreport --audit --lang zh", stdin=text)
     assert done.status == 1 and done.out.startswith("审计：已发布的内容与其记录不一致")
     assert not re.search(r"[a-z]+ [a-z]+ [a-z]+", done.out.replace(NAME, ""))
-    english = sh("kvreport --audit", stdin=text)
-    assert english.out.split("sha256")[1].split()[0] == done.out.split("sha256")[1].split()[0]
+    for language, shown in (("zh", done), ("en", sh("kvreport --audit", stdin=text))):
+        screen = "\n".join(shown.out.splitlines()[:24])
+        labels = ("compared", "one_hit", "target", "how_sure", "doubts")
+        assert all(f"  {Words(language).say(name)}" in screen for name in labels)
+    assert shown.out.split("sha256")[1].split()[0] == done.out.split("sha256")[1].split()[0]
 
 
 def test_json_has_a_code_for_each_sentence(published: Records, sh: Callable[..., Any]) -> None:

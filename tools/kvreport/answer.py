@@ -248,7 +248,7 @@ def doubts(scenario: Scenario, words: Words) -> str:
     items = [doubt(found, words) for found in kinds.values()][:DOUBTS]
     if len(kinds) > DOUBTS:
         items.append(words.say("doubts_more", count=len(kinds) - DOUBTS))
-    return "; ".join(items)
+    return words.say("semicolon").join(items)
 
 
 def doubt(found: list[Placed], words: Words) -> str:

@@ -7,6 +7,7 @@ findings are made by the tools in English: `finding_CODE` says what they mean an
 PHRASES: dict[str, str] = {
     # --- words
     "and": "{first}和{last}",
+    "semicolon": "；",
     "comma": "、",
     "span": "{low} 至 {high}",
     "simulated_name": "{name}（模拟 SIMULATED）",
@@ -68,6 +69,7 @@ PHRASES: dict[str, str] = {
     "condition_endpoints": "端点",
     # --- the answer
     "tally": "TTFT 降低 {wish}，共 {count} 个场景：{parts}。",
+    "tally_and": "，",
     "tally_part": "{count} 个{status}",
     "compared": "比较对象",
     "one_hit": "单次命中",
@@ -106,7 +108,7 @@ PHRASES: dict[str, str] = {
     "请求共享上下文",
     "mixture_short": "第 1 轮 {requests} 个请求中有 {cold} 个是冷启动。",
     "mixture_named": "{names}：第 1 轮 {requests} 个请求中有 {cold} 个是冷启动。",
-    "names_more": "{names} 等另外 {count} 个",
+    "names_more": "{names}及另外 {count} 个",
     "mixture_nodes": "；在节点 B 上也一样：首个请求加载之后，它们命中的是 B 自己的缓存",
     "round_2_reduced": "TTFT 降低 {percent}{interval}",
     "round_2_reduced_bare": "与无复用相比 TTFT 降低 {percent}{interval}",
@@ -133,7 +135,6 @@ PHRASES: dict[str, str] = {
     "overview_hit": "节省一次未命中的 {span}：{parts}",
     "overview_no_hit": "没有可以给出的数值：{parts}",
     "overview_no_verdict": "无判定",
-    "overview_and": "；",
     "overview_more": "另有 {count} 个见下文",
     "overview_refused": "{name} 与 {base} 不作配对（{what}）",
     "overview_mode": "{pd} 的 PD 命中耗时为 {non_pd} 的 TTFT 的 {ratio} 倍：{status}",
@@ -844,7 +845,6 @@ PHRASES: dict[str, str] = {
     "audit_word_by": "{word}（原因：{by}）",
     "audit_doubts_disagree": "已发布的内容有 {count} 处与其记录不一致，见下文",
     "audit_doubts_none": "此处核对的内容没有问题；报告本身可能还列出其他问题",
-    "audit_semicolon": "；",
     "audit_line": "{check}：{where}：{said}",
     "audit_more": "{check}：另有 {count} 处",
     "audit_agree": "{count} 处一致（{example}）",

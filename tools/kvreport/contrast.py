@@ -55,7 +55,7 @@ def difference(one: Contrast | Modes, words: Words) -> str:
         )
         for found in one.differs
     ]
-    return words.say("fact", label=what, text="; ".join(parts)) if parts else what
+    return words.say("fact", label=what, text=words.say("semicolon").join(parts)) if parts else what
 
 
 def _row(scenario: str, key: str, effect: Effect, words: Words) -> list[str]:

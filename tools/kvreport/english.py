@@ -6,6 +6,7 @@ Values come in as figures (`93.2 %`, `885 ms`) or as names; nothing is computed 
 PHRASES: dict[str, str] = {
     # --- words
     "and": "{first} and {last}",
+    "semicolon": "; ",
     "comma": ", ",
     "span": "{low} to {high}",
     "simulated_name": "{name} (SIMULATED)",
@@ -50,6 +51,7 @@ PHRASES: dict[str, str] = {
     "condition_unknown": "not recorded",
     # --- the answer
     "tally": "TTFT reduction of {wish}, {count} scenarios: {parts}.",
+    "tally_and": ", ",
     "tally_part": "{count} {status}",
     "compared": "Compared",
     "one_hit": "One hit",
@@ -116,7 +118,6 @@ PHRASES: dict[str, str] = {
     "overview_hit": "saves {span} of a miss: {parts}",
     "overview_no_hit": "nothing that may be told: {parts}",
     "overview_no_verdict": "without a verdict",
-    "overview_and": "; ",
     "overview_more": "and {count} more below",
     "overview_refused": "{name} is not paired with {base} ({what})",
     "overview_mode": "a PD hit of {pd} takes {ratio} times the TTFT of {non_pd}: {status}",
@@ -861,7 +862,6 @@ PHRASES: dict[str, str] = {
     "audit_doubts_disagree": "{count} times what was published DISAGREES with its records, see "
     "below",
     "audit_doubts_none": "nothing that was looked at here; a report may have more",
-    "audit_semicolon": "; ",
     "audit_line": "{check}: {where}: {said}",
     "audit_more": "{check}: and {count} more",
     "audit_agree": "{count} agree ({example})",

@@ -120,4 +120,4 @@ def _expected(scenario: Scenario, words: Words) -> list[str]:
     if size is None:
         return []
     parts = [f"{words.say(f'm_{metric}')} {text}" for metric, text in EXPECTED[size].items()]
-    return [words.say("modes_expected", size=size, parts="; ".join(parts))]
+    return [words.say("modes_expected", size=size, parts=words.say("semicolon").join(parts))]

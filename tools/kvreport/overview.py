@@ -54,7 +54,7 @@ def tally(scenarios: Sequence[Scenario], words: Words) -> str | None:
         "tally",
         wish=phrasing.wish(results[0].target, words),
         count=len(results),
-        parts=words.listed(parts),
+        parts=words.say("tally_and").join(parts),
     )
 
 
@@ -63,8 +63,8 @@ def _worth(scenarios: Sequence[Scenario], words: Words) -> str | None:
     effects = [one.one_hit for one in scenarios]
     told = [1 - one.ratio for one in effects if one and one.verdict.word not in ("withheld",)]
     judged = Counter(phrasing.short_verdict(one, words) for one in effects)
-    parts = words.listed(
-        [words.say("tally_part", count=count, status=said) for said, count in judged.most_common()]
+    parts = words.say("tally_and").join(
+        words.say("tally_part", count=count, status=said) for said, count in judged.most_common()
     )
     if not told:
         return words.say("overview_no_hit", parts=parts)
@@ -91,7 +91,7 @@ def _cut(said: Sequence[str], words: Words) -> str:
     shown = list(said[:MOST])
     if len(said) > MOST:
         shown.append(words.say("overview_more", count=len(said) - MOST))
-    return words.say("overview_and").join(shown)
+    return words.say("semicolon").join(shown)
 
 
 def _mode(one: Modes, scenario: Scenario, words: Words) -> str:
@@ -135,7 +135,7 @@ def _sure(scenarios: Sequence[Scenario], words: Words) -> str:
         for ground in ("repeats", "two", "run", "nothing")
         if counts[ground]
     ]
-    return words.say("overview_and").join(parts)
+    return words.say("semicolon").join(parts)
 
 
 def _ground(scenario: Scenario) -> str:
@@ -169,4 +169,4 @@ def _doubts(scenarios: Sequence[Scenario], words: Words) -> str:
         parts.append(words.say("overview_old", names=words.names(old, MOST)))
     if len(found) > MOST:
         parts.append(words.say("doubts_more", count=len(found) - MOST))
-    return words.say("overview_and").join(parts) or words.say("doubts_none")
+    return words.say("semicolon").join(parts) or words.say("doubts_none")

@@ -76,11 +76,15 @@ def transfer(scenario: Scenario, words: Words) -> str:
 
 def condition(one: Condition, words: Words) -> str:
     values = [
-        words.say("condition", value=value or words.say("condition_unknown"), who=", ".join(who))
+        words.say(
+            "condition",
+            value=value or words.say("condition_unknown"),
+            who=words.say("comma").join(who),
+        )
         for value, who in one.values
     ]
     key = words.maybe(f"condition_{one.key}") or one.key
-    return words.say("fact", label=key, text="; ".join(values))
+    return words.say("fact", label=key, text=words.say("semicolon").join(values))
 
 
 def _table(

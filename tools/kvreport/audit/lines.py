@@ -52,7 +52,7 @@ def _text(value: Any, words: Words) -> Any:
     if isinstance(value, Said):
         return value.text(words)
     if isinstance(value, list | tuple):
-        return words.say("audit_semicolon").join(str(_text(one, words)) for one in value)
+        return words.say("semicolon").join(str(_text(one, words)) for one in value)
     return value
 
 

@@ -81,7 +81,7 @@ def _doubts(scenario: Scenario, audit: Audit, words: Words) -> str:
         parts.append(answer.doubts(scenario, words))
     elif not count:
         parts.append(words.say("audit_doubts_none"))
-    return words.say("audit_semicolon").join(parts)
+    return words.say("semicolon").join(parts)
 
 
 def _effect(one: Derived, words: Words, *, bare: bool = False) -> str:
@@ -125,7 +125,7 @@ def _looked(lines: list[Line], words: Words) -> Iterator[tuple[str, str]]:
         found = [one for one in lines if one.check == check]
         if found:
             parts = [*_parts(found, words)]
-            yield words.say(f"audit_check_{check}"), words.say("audit_semicolon").join(parts)
+            yield words.say(f"audit_check_{check}"), words.say("semicolon").join(parts)
         elif check != "others":
             yield words.say(f"audit_check_{check}"), words.say("audit_not_published")
 
