@@ -106,20 +106,23 @@ def _why(reason: str, one: Efficiency, words: Words) -> tuple[str, str]:
 
 
 def _misfits(one: Efficiency, words: Words) -> Iterator[str]:
-    for residual in one.residuals:
-        if residual.kind != "all" and abs(residual.mean) > MISFIT:
-            yield words.say(
-                "eff_misfit_kind",
-                kind=words.say(f"eff_kind_{residual.kind}"),
-                percent=figures.percent(abs(residual.mean)),
-            )
-    for held in one.held_out:
-        if abs(held.error) > MISFIT:
-            yield words.say(
-                "eff_misfit_held",
-                tokens=figures.tokens(held.tokens),
-                percent=figures.percent(abs(held.error)),
-            )
+    """The kind of request, and the length left out, that lie the furthest from the line."""
+    kinds = [residual for residual in one.residuals if residual.kind != "all"]
+    far = max(kinds, key=lambda residual: abs(residual.mean), default=None)
+    if far and abs(far.mean) > MISFIT:
+        yield words.say(
+            "eff_misfit_kind",
+            kind=words.say(f"eff_kind_{far.kind}"),
+            percent=figures.percent(abs(far.mean)),
+        )
+    worst = max(one.held_out, key=lambda held: abs(held.error), default=None)
+    if worst and abs(worst.error) > MISFIT:
+        yield words.say(
+            "eff_misfit_held",
+            kind=words.say(f"eff_kind_{worst.kind}"),
+            tokens=figures.tokens(worst.tokens),
+            percent=figures.percent(abs(worst.error)),
+        )
 
 
 def _prefill(one: Efficiency, words: Words) -> Iterator[str]:

@@ -553,8 +553,9 @@ PHRASES: dict[str, str] = {
     "eff_scope_run": "within this run only, {units} groups",
     "eff_misfit": "The line does not fit well: {what}. What it says between the measured lengths "
     "is to be doubted.",
-    "eff_misfit_kind": "{kind} lie {percent} from it in the mean",
-    "eff_misfit_held": "{tokens} tokens, left out, are foretold {percent} off",
+    "eff_misfit_kind": "{kind} lie up to {percent} from it in the mean",
+    "eff_misfit_held": "{kind} of {tokens} tokens, left out, are foretold {percent} off at "
+    "the worst",
     "eff_prefill": "Prefill runs at {short} for {low} tokens and at {long} for {high}.",
     "eff_load": "A load of {tokens} tokens from {tier} runs at {speed}{bytes}, the fixed cost of "
     "asking included.",
