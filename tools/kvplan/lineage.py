@@ -28,12 +28,13 @@ class Lineage:
     def __init__(self, again: Again, measure: Measure) -> None:
         self.owners: dict[int, int] = {}
         """The first request with a prefix, of those that come again."""
-        self.cuts: dict[int, set[int]] = {}
-        """Tokens at which such a block also ends, where it was the last one of a prompt."""
+        self.cuts: dict[int, tuple[int, ...]] = {}
+        """Tokens at which such a block also ends, where it was the last one of a prompt; rising."""
         self.longest = 0
         """Tokens of the longest request, answer included."""
         self.tokens = 0
         self.requests = 0
+        self._ends: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._again = again
         self._measure = measure
         self._giver = array("q")
@@ -65,11 +66,18 @@ class Lineage:
             if at == final:
                 size = self._measure.last(line)
             if size < full:
-                self.cuts.setdefault(prefix, set()).add(size)
+                self._cut(prefix, size)
             first = self.owners.setdefault(prefix, request)
             if first != request:
                 owner, shared = first, shared + size
         return owner if shared >= FOLLOWS_FROM * length else NOBODY
+
+    def _cut(self, prefix: int, size: int) -> None:
+        """Note an end; blocks with the same ends share one tuple."""
+        known = self.cuts.get(prefix, ())
+        if size not in known:
+            ends = tuple(sorted((*known, size)))
+            self.cuts[prefix] = self._ends.setdefault(ends, ends)
 
     def stratum(self, request: int) -> Stratum:
         """Role of a request."""

@@ -118,7 +118,7 @@ class _Builder:
         self._draws = Draws(
             self._seed, wording.alphabet, score.measure.block, self._lineage.comes_again
         )
-        self._parts: set[str] = set()
+        self._parts: set[int] = set()
         """Parts of blocks that were seen, of blocks that prompts end in the middle of."""
 
     @property
@@ -182,23 +182,24 @@ class _Builder:
                 chain.link(draws.name(prefix), size, new=new)
             parent = prefix
         if measure.foot:
-            name = f"{draws.name(parent)}@{size}."
-            chain.link(name, measure.foot, new=chain.alone or self._unseen(name))
+            new = chain.alone or self._unseen(parent, -size)
+            chain.link(f"{draws.name(parent)}@{size}.", measure.foot, new=new)
         return symbols, chain.blocks, chain.new
 
     def _in_parts(self, chain: _Chain, prefix: int, size: int) -> None:
         """A block that some prompt ends in: one link up to each of those ends."""
         name = self._draws.name(prefix)
         done = 0
-        for cut in sorted(self._lineage.cuts[prefix]):
+        for cut in self._lineage.cuts[prefix]:
             if cut <= size:
-                part = f"{name}@{cut}"
-                chain.link(part, cut - done, new=self._unseen(part))
+                chain.link(f"{name}@{cut}", cut - done, new=self._unseen(prefix, cut))
                 done = cut
         if done < size:
-            chain.link(name, size - done, new=self._unseen(name))
+            chain.link(name, size - done, new=self._unseen(prefix, size))
 
-    def _unseen(self, part: str) -> bool:
+    def _unseen(self, prefix: int, end: int) -> bool:
+        """Whether a block's part up to `end` (negative: the foot behind it) is seen first here."""
+        part = (prefix << 32) + end
         if part in self._parts:
             return False
         self._parts.add(part)
