@@ -39,7 +39,7 @@ from kvstats.streams import Indexes, Rounds, indexes_of, no_collection, read_blo
 # others hold with it as long as they live.
 ALONE = 16 << 20
 MOST = 4  # reading processes; with more of them this one is what they wait for
-AHEAD = 2  # blocks that one has or waits for
+AHEAD = 4  # blocks that one has or waits for: where others want the processor, turns are late
 
 
 @dataclass(frozen=True, slots=True)

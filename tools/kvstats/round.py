@@ -32,12 +32,16 @@ class Told:
     meets_slo: NDArray[np.bool_] | None  # null: failed, or there is no --slo
 
 
+VALUES = (*REQUEST_METRICS, "itl_s")  # of which distributions are kept
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a lot leaves to keep beside its sums."""
 
     picked: Picked
-    values: Mapping[str, Column]  # of each metric those that there are; none of failures
+    values: Column  # of each of VALUES in turn those that there are
+    sizes: tuple[int, ...] = ()  # how many of each; nothing of failures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,28 +156,31 @@ class Round:
         if lot.stratum != "sentinel":
             stream.span.add(lot)
         if not lot.ok:
-            return Told(metrics, None), Part(picked, {})
+            return Told(metrics, None), Part(picked, np.empty(0))
         self.delivery.add(lot, BUFFERED_TOKENS_PER_READ)
         self.answered.add(lot)
-        values = {name: column[~np.isnan(column)] for name, column in metrics.items()}
-        values["itl_s"] = itl_s(lot)
+        values = [column[~np.isnan(column)] for column in metrics.values()]
+        values.append(itl_s(lot))
         good = None
         if self.slo:
             good = meets(metrics, self.slo, open_loop=stream.run.arrival.kind in OPEN_LOOP)
             if lot.stratum != "sentinel":
                 self.good += int(good.sum())
-        return Told(metrics, good), Part(picked, values)
+        sizes = tuple(len(column) for column in values)
+        return Told(metrics, good), Part(picked, np.concatenate(values), sizes)
 
     def take(self, part: Part) -> None:
         """Keep the rows and the values of a part."""
         self.rows.take(part.picked)
-        if not part.values:
+        if not part.sizes:
             return
         timings = self.timings.get(part.picked.stratum)
         if timings is None:
-            timings = self.timings[part.picked.stratum] = {name: Values() for name in part.values}
-        for name, column in part.values.items():
-            timings[name].extend(column)
+            timings = self.timings[part.picked.stratum] = {name: Values() for name in VALUES}
+        start = 0
+        for values, size in zip(timings.values(), part.sizes, strict=True):
+            values.extend(part.values[start : start + size])
+            start += size
 
     def merge(self, other: Round) -> None:
         """Take the sums of other lots of this round; their parts are taken on their own."""

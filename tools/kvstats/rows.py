@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from sys import intern
@@ -54,7 +54,7 @@ class Picked:
 
     of: int  # how many requests the lot has
     hashes: NDArray[np.uint64]
-    numbers: Sequence[NDArray[np.float64]]  # FACT_COLUMNS, METRIC_COLUMNS
+    numbers: NDArray[np.float64]  # a row for each of FACT_COLUMNS, METRIC_COLUMNS
     group: list[str | None]
     output_sha256: list[str | None]
     stratum: Stratum
@@ -99,18 +99,18 @@ class Rows:
         """Those of the lot that may stay, as far as is known."""
         hashes = self._hashes_of(lot.numbers("index").values)
         near = hashes <= self.largest
-        metrics_ = [metrics[name] for name in METRIC_COLUMNS]
+        found = np.array([metrics[name] for name in METRIC_COLUMNS])
         groups, outputs = lot.column("group"), lot.column("output_sha256")
         if not near.all():
             places = np.flatnonzero(near)
             hashes = hashes[places]
-            metrics_ = [column[places] for column in metrics_]
+            found = found.take(places, axis=1)
             groups = [groups[at] for at in places.tolist()]
             outputs = [outputs[at] for at in places.tolist()]
         return Picked(
             of=len(lot),
             hashes=hashes,
-            numbers=[*lot.floats(FACT_COLUMNS, near), *metrics_],
+            numbers=np.concatenate([lot.floats(FACT_COLUMNS, near), found]),
             group=groups,
             output_sha256=outputs,
             stratum=lot.stratum,
