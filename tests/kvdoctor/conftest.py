@@ -21,7 +21,7 @@ from kvengine import saltprobe
 from kvengine.rest import come_to_rest
 from kvpipe.records import Diagnosis
 
-HASTE = Patience(idle_s=0.7, saved_s=1.5, looks_s=0.2, rest_s=5.0)
+HASTE = Patience(idle_s=0.7, saved_s=1.0, looks_s=0.2, rest_s=4.0)
 """Simulated engines save within milliseconds; what is not there after a second never comes."""
 OURS = {"client_throttled", "open_files_low", "ports_few", "clock_slow"}
 """About the machine that the tests run on, which may be any."""
