@@ -160,3 +160,14 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="not YAML"):
         experiments(write(tmp_path, text))
     assert not mark.exists()
+
+
+def test_a_flow_reaches_the_experiment_and_a_flag_beats_it(tmp_path: Path) -> None:
+    text = "proxy: {url: 'http://127.0.0.1:1'}\npd_flow: lmcache\n"
+    path = write(tmp_path, text)
+    [asked] = experiments(path)
+    assert (asked.pd_flow, asked.disaggregated) == ("lmcache", True)
+    assert asked.config["pd_flow"] == "lmcache", "kvstats reads it there"
+    assert [one.pd_flow for one in experiments(path, "--pd-flow", "vllm")] == ["vllm"]
+    [plain] = experiments(write(tmp_path, "proxy: {url: 'http://127.0.0.1:1'}\n"))
+    assert (plain.pd_flow, plain.disaggregated) == (None, False)

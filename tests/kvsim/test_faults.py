@@ -22,7 +22,10 @@ from tests.kvsim.conftest import FAST, Sim, words
 from kvsim.faults import FAULTS, FaultError, FaultSet
 
 Start = Callable[..., Sim]
-SOURCE = Path(__file__).read_text()
+SOURCE = "".join(
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("test_faults.py", "test_pd.py")
+)
 
 
 @contextmanager

@@ -289,3 +289,10 @@ def test_a_fault_of_the_proxy_is_switched_while_it_runs(vllm: Pair) -> None:
     vllm.proxy.call("DELETE", "/kvsim/fault")
     listed = vllm.proxy.call("GET", "/kvsim/fault").body
     assert json.loads(listed) == {"faults": {}}
+
+
+def test_a_real_proxy_lists_no_models(vllm: Pair) -> None:
+    vllm.proxy.fault("no_models")
+    asked = [vllm.proxy.call("GET", path).status for path in ("/v1/models", "/version")]
+    vllm.proxy.call("DELETE", "/kvsim/fault")
+    assert asked == [404, 404]
