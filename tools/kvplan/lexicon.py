@@ -67,7 +67,7 @@ async def lexicon_of(server: Server, model: str) -> Lexicon | None:
     while len(found) < ENOUGH and (asked := list(islice(candidates, AT_ONCE))):
         text = f"{LEAD} {BETWEEN} " + "".join(f"{word} {BETWEEN} " for word in asked)
         tokens = await _tokens(server, model, text.rstrip())
-        found |= _alone(asked, tokens[len(head) : len(tokens) - len(foot)], between)
+        found |= alone(asked, tokens[len(head) : len(tokens) - len(foot)], between)
     apart = {token: word for word, token in found.items()}  # one word for each token
     words = {word: token for token, word in sorted(apart.items())}
     if not words:
@@ -90,7 +90,7 @@ async def _around(server: Server, model: str) -> tuple[tuple[int, ...], int, tup
     return tuple(long[:start]), one, tuple(long[start + 8 :])
 
 
-def _alone(words: Sequence[str], tokens: Sequence[int], between: int) -> dict[str, int]:
+def alone(words: Sequence[str], tokens: Sequence[int], between: int) -> dict[str, int]:
     """The words that are one token; none if the text does not fall into as many parts."""
     parts: list[list[int]] = [[]]
     for token in tokens:
