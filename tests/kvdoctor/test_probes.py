@@ -105,4 +105,4 @@ async def test_what_is_no_store_is_told() -> None:
     with FakeServer(MISSING) as fake:
         async with Server(fake.url) as server:
             seen = await meet_store(ENGINES["mooncake"], server)
-    assert seen.trouble == "no mooncake store answers here: it tells no key count"
+    assert seen.trouble is not None and "admin port, 9003" in seen.trouble

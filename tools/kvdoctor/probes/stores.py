@@ -48,7 +48,10 @@ async def _look(engine: Engine, server: Server, seen: StoreSeen) -> None:
             seen.trouble = closed
             return
         if await engine.store.key_count(server) is None:
-            seen.trouble = f"no {engine.kind} store answers here: it tells no key count"
+            seen.trouble = (
+                f"no {engine.kind} store answers here (it tells no key count): name the master's"
+                " admin port, 9003 unless --metrics_port says otherwise"
+            )
             return
         seen.keys = await engine.store.keys(server) is not None
     seen.chunk_tokens = await _chunk_tokens(engine.kind, server)

@@ -20,7 +20,8 @@ def open_files_low(evidence: Evidence) -> Iterator[Seen]:
         yield Seen(
             where=None,
             seen=f"a process may have {allowed} files open",
-            change="ulimit -Hn 65536 before the load (docker: --ulimit nofile=65536)",
+            change="raise the hard limit: ulimit -Hn 65536 as root before the load, LimitNOFILE= of a"
+            " service, docker --ulimit nofile=65536",
             evidence={"open_files": allowed},
         )
 
