@@ -110,7 +110,7 @@ calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload -
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
 	KV_CONTAMINATION_FULL=1 pytest -q -s -o timeout=0 tests/test_contamination.py
 
-aa: $(INSTALLED)  ## The same arm twice, 500 times on moving ground; and planted effects (half an hour)
+aa: $(INSTALLED)  ## The same arm twice, 500 times on moving ground; and planted effects (an hour)
 	KV_AA_FULL=1 pytest -q -s -o timeout=0 tests/kvreport/test_false_verdicts.py
 
 docs: $(INSTALLED)  ## Write the schemas and the generated blocks of the documentation

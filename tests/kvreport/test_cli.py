@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.family import environment
 from tests.kvreport.rounds import Setting, Shape, experiment, finding, lines, make, rerun
+
+from kvreport.output import colour_of
 
 ALONE = lines([make("cold")])
 ONE, THREE = lines(experiment(1)), lines(experiment(3))
@@ -140,3 +145,59 @@ def test_two_hundred_scenarios_are_one_table(sh: Sh) -> None:
     assert done.status == 0
     head = done.out.partition("Summary of results")[0]
     assert sum(line.startswith("scenario ") for line in head.splitlines()) >= 200
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty scenarios: enough that somebody waits for them."""
+    rounds = [
+        one
+        for at in range(60)
+        for one in experiment(
+            1, shape=SMALL, setting=Setting(name=f"s{at}", experiment_id=f"e{at}")
+        )
+    ]
+    path = tmp_path_factory.mktemp("crowd") / "in.jsonl"
+    path.write_text(lines(rounds), encoding="utf-8")
+    return path
+
+
+def test_a_terminal_is_told_how_far_it_is_and_a_log_is_not(sh: Sh, crowd: Path) -> None:
+    """On standard error alone, wiped at the end."""
+    shown = on_a_terminal(["kvreport", "--format", "csv", str(crowd)])
+    assert "\rkvreport: 50/60 scenarios" in shown and shown.endswith("\r\x1b[K")
+    quiet = sh(f"kvreport --format csv {crowd}")
+    assert (quiet.status, quiet.err) == (0, "")
+
+
+def on_a_terminal(command: list[str]) -> str:
+    """What a command writes to a terminal that is its standard error alone."""
+    ours, theirs = os.openpty()
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment(), check=True
+        )
+    finally:
+        os.close(theirs)
+    assert done.returncode == 0
+    with os.fdopen(ours, "rb") as stream:
+        return stream.read1(65536).decode()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "bold"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colour_by_itself_asks_the_terminal_and_its_owner(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, variables: dict[str, str], bold: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert colour_of("auto", terminal=terminal) == bold

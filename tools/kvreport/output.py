@@ -20,6 +20,8 @@ from kvreport.words import Words
 
 PICTURES = "charts"
 """Folder of the PNG files beside the report."""
+MANY = 8
+"""More charts than this take seconds: a terminal is told how far they are."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +75,7 @@ class Output:
         if missing:
             complain(missing, self.prog)
         folder.mkdir(exist_ok=True)
-        waiting = sys.stderr.isatty() and len(charts) > 20
+        waiting = sys.stderr.isatty() and len(charts) > MANY
         for number, chart in enumerate(charts, 1):
             (folder / f"{chart.name}.png").write_bytes(png(chart))
             if waiting:
