@@ -20,8 +20,8 @@ def open_files_low(evidence: Evidence) -> Iterator[Seen]:
         yield Seen(
             where=None,
             seen=f"a process may have {allowed} files open",
-            change="raise the hard limit: ulimit -Hn 65536 as root before the load, LimitNOFILE= of a"
-            " service, docker --ulimit nofile=65536",
+            change="raise the hard limit: ulimit -Hn 65536 as root before the load, LimitNOFILE= of"
+            " a service, docker --ulimit nofile=65536",
             evidence={"open_files": allowed},
         )
 
