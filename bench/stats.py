@@ -360,7 +360,8 @@ def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]
         "",
         "`load` is the system's load average over the last minute, the median of after each run: "
         "on two idle processors it would be about 1. `kvstats, one process` has one processor to "
-        "share and starts no reading process. Memory is the most that all processes held at one "
+        "share and starts no reading process; nor does kvstats itself where the load is above 0.75 "
+        "a processor. Memory is the most that all processes held at one "
         "look (ten a second), shared pages counted once, or the first one's own high-water mark.",
     ]
     return [*lines, *(f"\nNot compared: {name} is not installed." for name in missing)]

@@ -146,11 +146,18 @@ def test_small_input_starts_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         reading.read(BytesIO(cold().lines()), "in.jsonl")
 
 
-def test_one_processor_for_all_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
-    assert readers.processes() == 0
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert readers.processes() == readers.MOST
+@pytest.mark.parametrize(
+    ("mine", "load", "wanted"),
+    [(1, 0.0, 0), (2, 0.0, 2), (64, 40.0, readers.MOST), (64, 60.0, 0)],
+    ids=["one processor", "two", "many", "busy"],
+)
+def test_as_many_processes_as_there_are_processors_to_have(
+    monkeypatch: pytest.MonkeyPatch, mine: int, load: float, wanted: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(mine)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert readers.processes() == wanted
 
 
 def test_a_process_that_is_killed_is_one_line() -> None:

@@ -39,6 +39,7 @@ from kvstats.streams import Indexes, Rounds, indexes_of, no_collection, read_blo
 # others hold with it as long as they live.
 ALONE = 16 << 20
 MOST = 4  # reading processes; with more of them this one is what they wait for
+BUSY = 0.75  # of the machine's processors, by the load average of the last minute
 AHEAD = 4  # blocks that one has or waits for: where others want the processor, turns are late
 
 
@@ -62,11 +63,16 @@ class Found:
 
 
 def processes() -> int:
-    """How many may read beside this one: none where there is but one processor for all."""
+    """How many may read beside this one: none where there is but one processor for all.
+
+    Nor where others want the processors: several processes do a third more work in all, and are
+    given no more time than one if the kernel divides it among sessions.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return 0
     mine = len(os.sched_getaffinity(0))
-    return min(mine, MOST) if mine > 1 else 0
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return min(mine, MOST) if mine > 1 and busy < BUSY else 0
 
 
 class Reading:
@@ -151,12 +157,12 @@ class Reading:
     def _answer(self, name: str, before: int) -> int:
         """Take the oldest block that was dealt; how many lines it has."""
         reader, place, size = self._asked.popleft()
-        found = reader.answer()
+        start = place * _slot_bytes()
+        found = reader.answer(start + size)
         if found is not None and self._rounds.expect(found.indexes):
             for run_id, part in found.parts:
                 self._rounds.take_part(run_id, part)
             return found.requests
-        start = place * _slot_bytes()
         lines = read_block(self._rounds, self._slots[start : start + size], name, before)
         if found is not None:
             raise RuntimeError(f"{name}: what is wrong before line {before + lines} went unseen")
@@ -173,6 +179,7 @@ class _Reader:
 
     def __init__(self, rounds: Rounds, slots: mmap.mmap, sisters: Sequence[_Reader]) -> None:
         self._rounds = rounds
+        self._slots = slots
         self._told = 0  # of the runs
         self._pipe, theirs = Pipe()
         sys.stdout.flush()
@@ -192,11 +199,13 @@ class _Reader:
         with self._alive():
             self._pipe.send(Task(slot, size, runs, self._rounds.largest()))
 
-    def answer(self) -> Found | None:
-        """What the oldest block holds; None if it is for the parent to read."""
+    def answer(self, behind: int) -> Found | None:
+        """What the oldest block holds, which ends there; None if it is for the parent to read."""
         with self._alive():
-            found: Found | None = pickle.loads(self._pipe.recv_bytes())
-            return found
+            size: int = self._pipe.recv()
+            data = self._slots[behind : behind + size] if size else self._pipe.recv_bytes()
+        found: Found | None = pickle.loads(data)
+        return found
 
     def sums(self) -> Iterator[Round]:
         """Its rounds, with the sums of all that it answered for."""
@@ -259,7 +268,14 @@ def _work(pipe: Connection, slots: mmap.mmap, rounds: Rounds) -> None:
         for run_id, largest in task.largest:
             rounds.narrow(run_id, largest)
         start = task.slot * _slot_bytes()
-        pipe.send_bytes(pickle.dumps(_found_in(slots[start : start + task.size], rounds), 5))
+        stop = start + task.size
+        found = pickle.dumps(_found_in(slots[start:stop], rounds), 5)
+        if stop + len(found) > start + _slot_bytes():
+            pipe.send(0)
+            pipe.send_bytes(found)
+        else:  # behind the block: in the pipe there is room for one answer, and for no second
+            slots[stop : stop + len(found)] = found
+            pipe.send(len(found))
 
 
 def _found_in(block: bytes, rounds: Rounds) -> Found | None:
