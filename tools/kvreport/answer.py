@@ -24,8 +24,11 @@ def answer(conclusion: Conclusion, words: Words) -> list[Block]:
     scenarios = conclusion.scenarios
     blocks: list[Block] = []
     if len(scenarios) > 1:
-        said = [compared(one, words) for one in scenarios]
-        blocks += [Facts(overview(conclusion, said, words), lead=1), _table(conclusion, words)]
+        said = {
+            "compared": [compared(one, words) for one in scenarios],
+            "shapes": [shape_of(one, words) for one in scenarios],
+        }
+        blocks += [Facts(overview(conclusion, words, **said), lead=1), _table(conclusion, words)]
     if len(scenarios) > FEW:
         mixed = phrasing.mixtures(scenarios, words)
         return [*blocks, Bullets(mixed)] if mixed else blocks
@@ -59,15 +62,19 @@ def compared(scenario: Scenario, words: Words) -> str:
     if not scenario.comparable:
         missing = [words.say(f"missing_{role}") for role in scenario.missing]
         return words.say("compared_nothing", missing=words.listed(missing))
-    shape = words.say("shape_unknown")
-    if scenario.requests:
-        forms = {None: "shape", 0: "shape", 1: "shape_context"}
-        form = forms.get(scenario.contexts, "shape_contexts")
-        shape = words.say(form, requests=scenario.requests, contexts=scenario.contexts)
     form = "compared_aa" if scenario.same_arm else "compared_rounds"
     if not any(one.role == "cold" for one in scenario.rounds):
         form = "compared_bare"
-    return words.say(form, shape=shape, where=_where(scenario, words))
+    return words.say(form, shape=shape_of(scenario, words), where=_where(scenario, words))
+
+
+def shape_of(scenario: Scenario, words: Words) -> str:
+    """`30 requests over 8 contexts`."""
+    if not scenario.requests:
+        return words.say("shape_unknown")
+    forms = {None: "shape", 0: "shape", 1: "shape_context"}
+    form = forms.get(scenario.contexts, "shape_contexts")
+    return words.say(form, requests=scenario.requests, contexts=scenario.contexts)
 
 
 def _where(scenario: Scenario, words: Words) -> str:

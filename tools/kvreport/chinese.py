@@ -131,7 +131,8 @@ PHRASES: dict[str, str] = {
     "doubts_more": "另有 {count} 类见下文",
     "doubt_times": "{message}（{count} 次）",
     # --- 多个场景一览
-    "overview_compared": "各场景的第 1 轮（冷启动）与第 2 轮（缓存命中），或见下文；不同之处见测试结果汇总",
+    "overview_compared": "各场景的第 1 轮（冷启动）与第 2 轮（缓存命中）：{shapes}{where}",
+    "overview_compared_mixed": "各场景的第 1 轮（冷启动）与第 2 轮（缓存命中），或其下所列：{shapes}{where}",
     "overview_hit": "节省一次未命中的 {span}：{parts}",
     "overview_no_hit": "没有可以给出的数值：{parts}",
     "overview_no_verdict": "无判定",

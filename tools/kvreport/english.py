@@ -113,8 +113,9 @@ PHRASES: dict[str, str] = {
     "doubts_more": "and {count} more kinds below",
     "doubt_times": "{message} ({count} times)",
     # --- several scenarios at a glance
-    "overview_compared": "in each scenario round 1 (cold) and round 2 (cache hit), or what stands "
-    "below; what differs stands under the summary",
+    "overview_compared": "round 1 (cold) and round 2 (cache hit) of each scenario: {shapes}{where}",
+    "overview_compared_mixed": "round 1 (cold) and round 2 (cache hit) of each scenario, or what "
+    "stands with it: {shapes}{where}",
     "overview_hit": "saves {span} of a miss: {parts}",
     "overview_no_hit": "nothing that may be told: {parts}",
     "overview_no_verdict": "without a verdict",

@@ -22,12 +22,11 @@ SEVERITIES = ("invalid", "warning")
 
 
 def overview(
-    conclusion: Conclusion, compared: Sequence[str], words: Words
+    conclusion: Conclusion, words: Words, *, compared: Sequence[str], shapes: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """`compared` says for each scenario what was compared in it."""
+    """`compared` and `shapes` say for each scenario what was compared in it, and what was sent."""
     scenarios = conclusion.scenarios
-    alike = len(set(compared)) == 1
-    rows = [(words.say("compared"), compared[0] if alike else words.say("overview_compared"))]
+    rows = [(words.say("compared"), _compared(scenarios, words, compared, shapes))]
     worth = _worth(scenarios, words)
     if worth:
         rows.append((words.say("one_hit"), worth))
@@ -55,6 +54,21 @@ def tally(scenarios: Sequence[Scenario], words: Words) -> str | None:
         wish=phrasing.wish(results[0].target, words),
         count=len(results),
         parts=words.say("tally_and").join(parts),
+    )
+
+
+def _compared(
+    scenarios: Sequence[Scenario], words: Words, compared: Sequence[str], shapes: Sequence[str]
+) -> str:
+    """One sentence where it is true of all; else what they have in common."""
+    if len(set(compared)) == 1:
+        return compared[0]
+    models = dict.fromkeys(model for one in scenarios if (model := one.answer.model))
+    plain = all(one.comparable and not one.same_arm and one.cold is not None for one in scenarios)
+    return words.say(
+        "overview_compared" if plain else "overview_compared_mixed",
+        shapes=words.names(list(dict.fromkeys(shapes)), MOST),
+        where=words.say("where_engine", engine=words.names([*models], MOST)) if models else "",
     )
 
 
