@@ -83,3 +83,21 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+FORKED = """
+import os, time
+held = bytearray(os.urandom(1)) * 80_000_000
+child = os.fork()
+if child == 0:
+    time.sleep(1.5)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
+def test_pages_that_processes_share_can_be_counted_once() -> None:
+    each, once = (watch([sys.executable, "-c", FORKED], once=one) for one in (False, True))
+    assert each.peak_mb > 160
+    assert 80 < once.peak_mb < 120
