@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -175,6 +176,18 @@ def test_nodes_are_fitted_apart_and_a_node_without_hits_not_at_all() -> None:
     setting = Setting(tier="remote", node_a=NODE_A, node_b=NODE_B)
     found = concluded(rounds(3, setting=setting)).efficiency
     assert [one.endpoint_url for one in found] == [NODE_B]
+
+
+def test_labelled_files_are_fitted_apart() -> None:
+    """Who labels two files says that they differ: another engine behind the same address, say."""
+    made = [
+        replace(one, label=label, place=f"{label}:{at}")
+        for label, seed in (("old", 1), ("new", 2))
+        for at, one in enumerate(rounds(3, seed=seed), 1)
+    ]
+    found = concluded(made).efficiency
+    assert [one.name for one in found] == [f"{label} ({NODE_B[:-3]})" for label in ("old", "new")]
+    assert {one.requests for one in found} == {only(rounds(3)).requests}
 
 
 def test_bytes_come_from_the_counters_of_loads_or_from_the_flag() -> None:

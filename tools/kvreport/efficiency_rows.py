@@ -113,7 +113,12 @@ def _add(
     url = (one.endpoint or "").rstrip("/").removesuffix("/v1")
     key = (one.label, url, run.model, run.engine, run.engine_version, run.api)
     ground = found.setdefault(
-        key, Ground(name=one.label or url, endpoint=one.endpoint, model=run.model)
+        key,
+        Ground(
+            name=f"{one.label} ({url})" if one.label else url,
+            endpoint=one.endpoint,
+            model=run.model,
+        ),
     )
     if experiment.name not in ground.scenarios:
         ground.scenarios.append(experiment.name)
