@@ -37,7 +37,7 @@ FAULTS: dict[str, Fault] = {
         "/v1/models, /version and /tokenize are 404, as real ones have none", owner="proxy"
     ),
     "hide_cached": Fault(
-        "the decoder is not told what the prefiller had cached: it reports transfers as hits",
+        "the decoder is not told what the prefiller had cached: fake hits",
         owner="proxy",
     ),
     # the shape of the stream
