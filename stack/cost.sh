@@ -31,17 +31,17 @@ round() {
 for repeat in $(seq "${REPEATS:-4}"); do
     # In turn first, so that neither side always follows the other.
     if ((repeat % 2)); then
-        round without "$KV_OTHER" "$repeat"
-        round with "$KV_NODE_A" "$repeat"
+        round bare "$KV_OTHER" "$repeat"
+        round store "$KV_NODE_A" "$repeat"
     else
-        round with "$KV_NODE_A" "$repeat"
-        round without "$KV_OTHER" "$repeat"
+        round store "$KV_NODE_A" "$repeat"
+        round bare "$KV_OTHER" "$repeat"
     fi
 done
-for side in without with; do
+for side in bare store; do
     kvstats "$out/$side.jsonl" >"$out/$side.stats.jsonl"
 done
-sides=(without="$out/without.stats.jsonl" with="$out/with.stats.jsonl")
-kvreport "${sides[@]}" --baseline without --format all -o "$out" || (($? == 1))
+sides=(bare="$out/bare.stats.jsonl" store="$out/store.stats.jsonl")
+kvreport "${sides[@]}" --baseline bare --format all -o "$out" || (($? == 1))
 sed -n '/^What the cache costs/,/^Details/p' "$out/report.txt" | sed '$d'
 echo "cost: the report is $out/report.txt, the records are beside it" >&2

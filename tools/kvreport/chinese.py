@@ -627,6 +627,7 @@ PHRASES: dict[str, str] = {
     "cost_fact": "代价",
     "cost_line": "没有人问过的提示词，与 {baseline} 相比：TTFT {what}",
     "cost_sentence": "与 {baseline} 相比，{name} 下没有人问过的提示词的 TTFT：{what}。",
+    "cost_tpot": "{name} 下其 TPOT：{what}。",
     "cost_e2e": "{name} 下其端到端延迟：{what}。",
     "cost_gain": "与之相对的收益：{name} 下命中的 TTFT：{what}。",
     "cost_change": "{change}{interval}，{verdict}",

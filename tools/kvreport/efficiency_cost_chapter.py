@@ -46,9 +46,10 @@ def _cost(
         baseline=conclusion.baseline,
         what=_change(contrast.effects["ttft_no_reuse"], words),
     )
-    e2e = contrast.effects.get("e2e_no_reuse")
-    if e2e:
-        yield words.say("cost_e2e", name=name, what=_change(e2e, words))
+    for metric in ("tpot", "e2e"):
+        effect = contrast.effects.get(f"{metric}_no_reuse")
+        if effect:
+            yield words.say(f"cost_{metric}", name=name, what=_change(effect, words))
     hit = by_name[name].one_hit if name in by_name else None
     if hit and hit.verdict.word in ("faster", "slower", "same"):
         yield words.say("cost_gain", name=name, what=_change(hit, words))

@@ -653,6 +653,7 @@ PHRASES: dict[str, str] = {
     "cost_line": "a prompt that nobody asked before, against {baseline}: TTFT {what}",
     "cost_sentence": "Against {baseline}, the TTFT of a prompt that nobody asked before, with "
     "{name}: {what}.",
+    "cost_tpot": "Its TPOT, with {name}: {what}.",
     "cost_e2e": "Its E2E latency, with {name}: {what}.",
     "cost_gain": "Beside it the gain: the TTFT of a hit, with {name}: {what}.",
     "cost_change": "{change}{interval}, {verdict}",

@@ -76,8 +76,8 @@ def byte_speed(value: float | None) -> str:
 
 
 def tokens(value: float | None) -> str:
-    """`470`, `2,700`: three digits."""
-    return NONE if value is None else _digits(value)
+    """`53`, `470`, `2,700`: three digits, and no part of a token."""
+    return NONE if value is None else _digits(round(value))
 
 
 def micros(value: float | None) -> str:
