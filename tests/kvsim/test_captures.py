@@ -340,7 +340,7 @@ def test_every_capture_of_vllm_is_held_against_something() -> None:
     """A capture that is added must be tested."""
     tested = {f"vllm_chat_stream_{name}.sse" for name in CHAT_STREAMS}
     tested |= {f"vllm_{name}.json" for name in EXACT}
-    source = Path(__file__).read_text()
+    source = Path(__file__).read_text() + Path(__file__).with_name("test_pd.py").read_text()
     for path in CAPTURES.glob("vllm_*"):
         stem = path.name.removeprefix("vllm_").rpartition(".")[0]
         by_part = re.sub(r"_(cold|warm)_usage$", "", stem)

@@ -7,19 +7,24 @@ disagg_proxy_server.py; metrics and ``kv_transfer_params`` after a vLLM 0.32.0 w
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kvsim.conftest import FAST, Reply, Sim, running, words
 
+from kvengine.counters import counter, snapshot_of
+
 LINK = ("--load-latency-ms", "100", "--load-ms-per-block", "0")
 """A transfer that takes a tenth of a second, whatever it holds: long beside FAST's steps."""
 LENGTH = 320
+CAPTURE = Path(__file__).parents[1] / "data/captures/vllm_metrics_nixl_decoder.txt"
 BLOCK = 16
 TO_DECODER = {"do_remote_decode": True, "do_remote_prefill": False}
 
@@ -120,6 +125,7 @@ def test_the_first_token_waits_for_the_transfer(vllm: Pair) -> None:
     )
     assert there["transfer_s"] >= 0.1
     assert own["first_token_ns"] - own["prefilled_ns"] >= there["transfer_s"] * 1e9
+    assert len(own["write_ns"]) == 4, "a stamp for each token"
     first, second = own["write_ns"][:2]
     assert second - first < first - own["prefilled_ns"], "no gap behind token 1 holds it"
 
@@ -186,6 +192,27 @@ def test_a_refusal_of_the_prefiller_is_a_bare_500_and_of_the_decoder_a_cut(vllm:
     assert vllm.proxy.call("POST", "/v1/completions", {**body, "temperature": -1}).status == 500
     refused = vllm.proxy.call("POST", "/v1/completions", {**body, "max_tokens": 10**9})
     assert (refused.status, refused.whole, refused.body) == (200, False, b"")
+
+
+def transfer_series(page: str) -> set[str]:
+    """Names and labels of NixlConnector's series, without the values, and without the model."""
+    lines = [line.rpartition(" ")[0] for line in page.splitlines() if line.startswith("vllm:nixl")]
+    return {re.sub(r'model_name="[^"]*"', "", line) for line in lines}
+
+
+def test_the_series_are_those_of_a_real_decoder(vllm: Pair) -> None:
+    """vLLM 0.32.0 with nixl 1.5.1: the same names, labels and buckets."""
+    real = CAPTURE.read_text(encoding="utf-8")
+    for half in (vllm.prefiller, vllm.decoder):
+        own = half.call("GET", "/metrics").body.decode()
+        assert transfer_series(own) == transfer_series(real)
+
+
+def test_our_tools_read_a_real_decoders_transfers() -> None:
+    found = snapshot_of(CAPTURE.read_text(encoding="utf-8"), 0)
+    assert found is not None
+    assert (counter(found, "transfer_count"), counter(found, "external_tokens")) == (4, 4592)
+    assert counter(found, "transfer_sum_s") == pytest.approx(0.0375, abs=1e-4)
 
 
 # --- flow lmcache --------------------------------------------------------------------------------

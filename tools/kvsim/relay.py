@@ -85,8 +85,7 @@ class Relay:
             await self._converted(content)
         else:
             async for data in content.iter_any():
-                if b'"choices":[{' in data:
-                    self._trace.stamp()
+                self._stamp(data)
                 await self._response.write(data)
         self._trace.complete = True
         await self._response.write_eof()
@@ -98,9 +97,14 @@ class Relay:
                 continue
             if event != b"[DONE]":
                 event = as_chat(event)
-                if b'"choices":[{' in event:
-                    self._trace.stamp()
+                self._stamp(event)
             await self._response.write(framed(event))
+
+    def _stamp(self, data: bytes) -> None:
+        """Chunks with tokens in what is written now; on a busy machine several come at once."""
+        tokens = data.count(b'"choices":[{') - data.count(b'"role":"assistant"')
+        if tokens > 0:
+            self._trace.stamp(tokens)
 
     async def finish(self) -> None:
         self._trace.complete = True
