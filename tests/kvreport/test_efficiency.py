@@ -280,9 +280,10 @@ PACE = (
 )
 """50 us a token, 4 ns a token squared; a load is 15 ms and 20 us a token: even from 500 tokens."""
 PLAN = (
-    "--scenario long_context_high_reuse --requests 9 --contexts 7 --context-tokens 400-4000 "
-    "--output-tokens 2 --sentinels 2 --pause 0 --warmup 1"
+    "--scenario long_context_high_reuse --requests 13 --contexts 11 --context-tokens 400-4000 "
+    "--output-tokens 2 --sentinels 0 --pause 0 --warmup 1"
 )
+"""Without sentinels: on a busy machine they drift, and the rounds would be left out."""
 
 
 def test_kvsims_own_speeds_are_found_through_the_whole_pipe(sh: Sh) -> None:
@@ -293,7 +294,7 @@ def test_kvsims_own_speeds_are_found_through_the_whole_pipe(sh: Sh) -> None:
             f"--metrics-url store={store.url} | kvstats | kvreport --format json"
         )
     (one,) = json.loads(done.out)["efficiency"]
-    assert one["reasons"] == [], done.err
+    assert one["reasons"] == [], one["tainted"]
     assert (one["simulated"], one["split"]) == (True, "requests")
     figures = {(found["name"], found["source"]): found for found in one["figures"]}
     for key, truth in {
