@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -296,7 +297,8 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for name, mark in zip(TOOLS, "os^v", strict=True):
             mine = [row for row in rows if row["tool"] == name]
             n = [row["requests"] for row in mine]
-            axes.plot(n, [row[figure_] for row in mine], marker=mark, label=name)
+            # Who was gone before the first look has no memory to show.
+            axes.plot(n, [row[figure_] or math.nan for row in mine], marker=mark, label=name)
         axes.set(xscale="log", yscale="log", xlabel="requests", ylabel=words)
         axes.grid(visible=True, alpha=0.3)
     every[0].legend()
@@ -348,7 +350,7 @@ def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]
     cells = [
         (f"{row['requests']:,}", f"{row['bytes'] / 1e6:,.0f} MB", str(row["tool"]),
          f"{row['wall_s']:.2f} s", _ratio(row["wall_by_jq"]), f"{row['cpu_s']:.2f} s",
-         _ratio(row["cpu_by_jq"]), f"{row['peak_mb']:,.0f} MB", str(row["runs"]),
+         _ratio(row["cpu_by_jq"]), f"{row['peak_mb']:,.0f} MB" if row["peak_mb"] else "-", str(row["runs"]),
          f"{row['load_average']:.1f}")
         for row in rows
     ]  # fmt: skip
