@@ -350,8 +350,8 @@ def page(rows: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]
     cells = [
         (f"{row['requests']:,}", f"{row['bytes'] / 1e6:,.0f} MB", str(row["tool"]),
          f"{row['wall_s']:.2f} s", _ratio(row["wall_by_jq"]), f"{row['cpu_s']:.2f} s",
-         _ratio(row["cpu_by_jq"]), f"{row['peak_mb']:,.0f} MB" if row["peak_mb"] else "-", str(row["runs"]),
-         f"{row['load_average']:.1f}")
+         _ratio(row["cpu_by_jq"]), f"{row['peak_mb']:,.0f} MB" if row["peak_mb"] else "-",
+         str(row["runs"]), f"{row['load_average']:.1f}")
         for row in rows
     ]  # fmt: skip
     head = ("requests", "file", "tool", "wall", "of jq's", "processor", "of jq's", "memory")
