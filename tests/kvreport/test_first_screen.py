@@ -9,15 +9,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser
 from tests.browser import browsing, needs_chromium, opened
-from tests.kvreport.rounds import NODE_B, Setting, World, experiment, finding
+from tests.kvreport.rounds import NODE_B, Setting, Shape, World, experiment, finding
 from tests.kvreport.test_modes import alone, concluded, split
 
 from kvreport.conclusion import Conclusion
 from kvreport.formats import RENDERERS
 from kvreport.formats import Setting as Format
+from kvreport.rounds import Round
 from kvreport.words import LANGUAGES, Words
 
 TAINTED = [
@@ -26,6 +28,7 @@ TAINTED = [
 ]
 CLOUDS = ("腾讯云-单机-Qwen2.5-72B", "阿里云-单机-Qwen2.5-72B")
 KINDS = ("good", "tainted", "one run", "pd", "clouds", "many")
+SCENARIO = "long_context_high_reuse"
 LINES, PHONE = 24, (390, 844)
 LABELS = ("compared", "one_hit", "target", "how_sure", "doubts")
 
@@ -94,6 +97,26 @@ def test_in_a_terminal_and_in_markdown(form: str, kind: str, language: str) -> N
         assert all(name in screen for name in CLOUDS) and "+50." in screen
     if kind == "many":
         assert words.say("mark_contaminated") in screen and "scenario 8" in screen
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_why_two_were_not_paired(language: str) -> None:
+    """Other plans with what differs; an old file, which has nothing to pair."""
+    words = Words(language)
+    old = [
+        msgspec.structs.replace(one.stats, run=[], samples=None, name="old")
+        for one in experiment(1, setting=Setting(name="old", experiment_id="old"))
+    ]
+    other = Setting(name="other", experiment_id="other", plan="q", shape="another")
+    rounds = [
+        *experiment(3),
+        *experiment(3, setting=other, shape=Shape(requests=24)),
+        *(Round(stats=one, place="old.json:1") for one in old),
+    ]
+    text = RENDERERS["text"](concluded(rounds, baseline=SCENARIO), Format(language=language))
+    screen = " ".join("".join(text.splitlines()[:LINES]).split())
+    assert words.say("reason_other_samples").split()[-1] in screen
+    assert "24" in screen and words.say("what_shape").split()[0] in screen
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

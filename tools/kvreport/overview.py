@@ -111,7 +111,7 @@ def _cut(said: Sequence[str], words: Words) -> str:
 def _mode(one: Modes, scenario: Scenario, words: Words) -> str:
     """`split: a PD hit takes 0.54 times the TTFT of alone (target: at most 1.25): met`."""
     if one.refused:
-        what = difference(one, words)
+        what = _what(one, words)
         return words.say("overview_refused", name=one.pd, base=one.non_pd, what=what)
     effect, result = one.effects.get("ttft_hit"), scenario.result(TARGET)
     return words.say(
@@ -127,7 +127,7 @@ def _contrast(one: Contrast, base: str, words: Words) -> str:
     """`b against a: TTFT +48.1 % in round 2, 44.0 to 52.3 % with 95 % confidence, slower`."""
     effect = one.effects.get("ttft_hit") or next(iter(one.effects.values()), None)
     if one.refused or effect is None:
-        what = difference(one, words)
+        what = _what(one, words)
         return words.say("overview_refused", name=one.name, base=base, what=what)
     same = effect.verdict.word == "same"
     return words.say(
@@ -139,6 +139,13 @@ def _contrast(one: Contrast, base: str, words: Words) -> str:
         interval=phrasing.interval(effect, words, "change"),
         verdict=phrasing.verdict(effect, words),
     )
+
+
+def _what(one: Modes | Contrast, words: Words) -> str:
+    """Why two were not paired: what differs, or that there is nothing to pair."""
+    if one.refused == "samples":
+        return words.say("reason_other_samples")
+    return difference(one, words)
 
 
 def _sure(scenarios: Sequence[Scenario], words: Words) -> str:
