@@ -21,31 +21,7 @@ die() {
 }
 [[ $flow = vllm || $flow = lmcache ]] || die "FLOW=$flow: vllm or lmcache"
 
-pids=()
-stop() {
-    trap - EXIT
-    ((${#pids[@]})) || return 0
-    kill "${pids[@]}" 2>/dev/null || true
-    wait "${pids[@]}" 2>/dev/null || true
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# start NAME FLAGS...: one kvsim process; it prints its URL when it is ready.
-start() {
-    local name=$1
-    shift
-    kvsim --port 0 "$@" >"$out/$name.url" &
-    pids+=($!)
-    for _ in $(seq 300); do
-        [[ -s $out/$name.url ]] && return
-        kill -0 "${pids[-1]}" 2>/dev/null || break
-        sleep 0.1
-    done
-    die "kvsim ($name) did not start"
-}
-url() { python -c 'import json, sys; print(json.load(sys.stdin)["url"])' <"$out/$1.url"; }
+. "$root/demo/engines.sh"
 
 simulate() {
     echo "pd: starting one simulated server, and a simulated prefiller, decoder and proxy" >&2

@@ -8,31 +8,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 rm -f "$out"/*.jsonl "$out"/report.* "$out"/*.url
 
-pids=()
-stop() {
-    trap - EXIT
-    kill "${pids[@]}" 2>/dev/null || true
-    wait "${pids[@]}" 2>/dev/null || true
-}
-trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# start NAME FLAGS...: one kvsim process; it prints its URL when it is ready.
-start() {
-    local name=$1
-    shift
-    kvsim --port 0 "$@" >"$out/$name.url" &
-    pids+=($!)
-    for _ in $(seq 300); do
-        [[ -s $out/$name.url ]] && return
-        kill -0 "${pids[-1]}" 2>/dev/null || break
-        sleep 0.1
-    done
-    echo "demo: kvsim ($name) did not start" >&2
-    exit 1
-}
-url() { python -c 'import json, sys; print(json.load(sys.stdin)["url"])' <"$out/$1.url"; }
+. "$(dirname "${BASH_SOURCE[0]}")/engines.sh"
 
 echo "demo: starting a simulated Mooncake store and two simulated vLLM nodes" >&2
 start store --role store
