@@ -65,7 +65,7 @@ class Found:
 def processes() -> int:
     """How many may read beside this one: none where there is but one processor for all.
 
-    Nor where others want the processors: several processes do a third more work in all, and are
+    Nor where others want the processors: several processes do a quarter more work in all, and are
     given no more time than one if the kernel divides it among sessions.
     """
     if not hasattr(os, "sched_getaffinity"):
