@@ -33,7 +33,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "churn": "What stores threw away in each scenario's rounds; empty: nothing.",
     },
     "Answer": {
-        "name": "Scenario.",
+        "name": "Scenario that it is about.",
         "simulated": "True if the endpoint is kvsim.",
         "base": "Role of the rounds that a hit is measured from; null: no worth is known.",
         "other": "Role of the other rounds; null with it.",
