@@ -1,4 +1,4 @@
-"""The shape of a plan: shares, strata, order, sentinels; METHOD's own figures."""
+"""The shape of a plan: shares, strata, order, sentinels; the documented figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiment itself: repeats, rounds and the controls between them (METHOD)."""
+"""The experiment itself: repeats, rounds and the controls between them."""
 
 from __future__ import annotations
 

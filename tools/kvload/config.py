@@ -1,4 +1,4 @@
-"""A run config (SPEC's format) turned into the values that the flags would have given."""
+"""A run config turned into the values that the flags would have given."""
 
 from __future__ import annotations
 

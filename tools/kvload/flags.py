@@ -1,4 +1,4 @@
-"""kvload's flags, in groups: DESIGN's public contract."""
+"""kvload's flags, in groups: a public contract."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every flag, in groups; DESIGN's public contract."""
+    """Every flag, in groups; a public contract."""
     top = new_parser(
         "kvload",
         "Send a scenario's requests to an OpenAI-compatible endpoint, round by round, and write"

@@ -100,7 +100,7 @@ class RoundPlan:
 
 
 def rounds_of(experiment: Experiment, repeat: int) -> list[RoundPlan]:
-    """The rounds of one repeat (METHOD: isolate, cold, barrier, hit; no_reuse before or after).
+    """The rounds of one repeat (isolate, cold, barrier, hit; no_reuse before or after).
 
     no_reuse stands before cold in odd repeats and after the hits in even ones, never between them,
     where its saves could evict what cold stored.

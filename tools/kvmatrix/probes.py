@@ -28,8 +28,8 @@ from kvpipe.records import (
 )
 
 SEARCH = "search.json"
-LEAST_EFFICIENCY = 0.95  # METHOD: below it hits are lost
-GROWTH = 1.5  # METHOD: last third by first
+LEAST_EFFICIENCY = 0.95  # below it hits are lost
+GROWTH = 1.5  # last third by first
 THIRD_REQUESTS = 10  # below, a median of a third is noise
 ANSWERS = ("overload", "errors")
 """Findings that forbid a percentage, and are no doubt here: the rate may have been too high."""

@@ -1,4 +1,4 @@
-"""How many repeats a matrix has, where its first ones decide: METHOD's two stages (Stein).
+"""How many repeats a matrix has, where its first ones decide: two stages (Stein).
 
 The first stage is the matrix' own `repeats`. Then kvreport says how many the wished half-width
 takes, from their spread alone, and that is written down once: `OUT/until.json`. Nothing that comes

@@ -10,7 +10,7 @@ from kvstats.findings import finding, percent, plural
 from kvstats.round import Stream, shard_of
 from kvstats.tally import Tally
 
-ERRORS_INVALID_SHARE = 0.01  # METHOD 3.5: more than 1 % is no small difference of work
+ERRORS_INVALID_SHARE = 0.01  # more than 1 % is no small difference of work
 
 
 def gaps_of(streams: Sequence[Stream], successes: int) -> list[str]:

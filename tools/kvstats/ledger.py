@@ -1,6 +1,6 @@
 """Tokens that must have been computed against tokens that were, summed as requests come.
 
-METHOD's conservation rule needs no order: in a clean cold round every distinct prefix was computed
+The conservation rule needs no order: in a clean cold round every distinct prefix was computed
 at least once, so the sum of (prompt - cached) is at least the size of the prefix tree. What may be
 missing from it without contamination is summed beside it, each excuse as an upper bound, so that
 concurrency, failures, retries and earlier rounds never raise a false alarm.

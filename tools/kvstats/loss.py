@@ -9,7 +9,7 @@ from kvstats.findings import finding, percent, plural
 from kvstats.ideal import Share, Shares
 from kvstats.servers import ServerCounts, Serving
 
-LOST_EFFICIENCY = 0.95  # METHOD 4
+LOST_EFFICIENCY = 0.95  # of the ideal hits
 LOST_GROUP_EFFICIENCY = 0.5
 SHOWN = 5
 

@@ -23,7 +23,7 @@ Column = NDArray[np.float64]
 
 NS = 1e9
 OPEN_LOOP = frozenset({"constant", "poisson", "gamma", "planned"})
-MIN_N_P99 = 100  # METHOD: p99 only with n >= 100 in the stratum
+MIN_N_P99 = 100  # p99 only with n >= 100 in the stratum
 MIN_N_P999 = 1_000
 
 

@@ -11,7 +11,7 @@ from kvpipe.records import Arm, Finding
 from kvstats.findings import finding
 from kvstats.rows import Table
 
-GROWTH = 1.5  # METHOD 3.7: last third over 1.5 times the first
+GROWTH = 1.5  # last third over 1.5 times the first
 CURVATURE = 2.0  # attention is quadratic: the last token costs up to twice the mean one
 MIN_REQUESTS = 30  # ten a third: below, a median of a third is noise
 

@@ -15,12 +15,12 @@ from kvpipe.records import Arm, End, Request, Run, ServerMetrics, Tier
 from kvstats.answered import Answered
 from kvstats.delivery import BUFFERED_TOKENS_PER_READ
 from kvstats.distribution import Values
+from kvstats.goodput import meets
 from kvstats.indexes import Indexes
 from kvstats.ledger import Ledger
 from kvstats.lots import Lot
 from kvstats.metrics import OPEN_LOOP, REQUEST_METRICS, Column, itl_s
 from kvstats.rows import Picked, Rows
-from kvstats.slo import meets
 from kvstats.tally import Delivery, Span, Tally, Traffic
 
 

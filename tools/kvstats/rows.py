@@ -22,7 +22,7 @@ from kvpipe.records import Request, Stratum
 from kvstats.lots import Lot, lots_of
 from kvstats.metrics import Column
 
-LIMIT = 100_000  # DESIGN: exact per request up to 100k requests
+LIMIT = 100_000  # exact per request up to 100k requests
 SPARE = 0.1  # of the limit: rows that may wait to be dropped, so that it is done for many at once
 
 METRIC_COLUMNS = ("ttft_s", "ttft_due_s", "tpot_s", "e2e_s", "queue_s", "second_token_s")
