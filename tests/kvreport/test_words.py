@@ -75,3 +75,14 @@ def test_lists() -> None:
     assert words.listed(["a", "b", "c"]) == "a, b and c"
     assert words.listed(["a"]) == "a" and words.listed([]) == ""
     assert words.names([str(at) for at in range(9)], 3) == "0, 1, 2 and 6 more"
+
+
+def test_every_finding_has_a_short_name_in_every_language() -> None:
+    """A mark in capitals or a reason: a code's own letters would be English in any language."""
+    for language, phrases in LANGUAGES.items():
+        bare = [
+            code
+            for code in get_args(Code)
+            if f"mark_{code}" not in phrases and f"reason_{code}" not in phrases
+        ]
+        assert not bare, language
