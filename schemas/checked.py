@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+"""Lists and mappings inside each other; the schemas need seven."""
+MAX_NODES = 100_000
+"""Values in a config when every alias is written out: a few lines of aliases of aliases would else
+be billions, which no memory holds."""
 PLACEHOLDERS = ("YOUR_", "NODE_A", "NODE_B", "//HOST:", "//HOST/")
 
 Key = tuple[str | int, ...]
@@ -69,26 +74,93 @@ class Config:
 
 def load_checked(path: str | Path, schema: str) -> Config:
     """The YAML file at `path`, valid by schema `schema`; ToolError with file, line and key."""
-    import yaml  # an import that a run without a config never pays
-
     file = Path(path)
-    if file.stat().st_size > MAX_BYTES:
-        raise ToolError(f"{file}: more than {MAX_BYTES} bytes is no config")
-    text = file.read_text(encoding="utf-8")
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines = dict(_lines(node, (), str(file)))
-        value = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ToolError(f"{file}:{line}: not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ToolError(f"{file}:1: not YAML: {error}") from error
+    node, value = read_yaml(file)
+    lines = dict(_lines(node, (), str(file)))
     if not isinstance(value, dict):
         raise ToolError(f"{file}:1: a mapping of keys is expected, such as `rounds: 2`")
     config = Config(file, _plain_keys(value), lines)
     config.hold_against(load_schema(schema))
     return config
+
+
+def read_yaml(file: Path) -> tuple[yaml.Node | None, Any]:
+    """What a YAML file holds, as nodes and as a value; ToolError for what is none or too much.
+
+    The safe loader makes nothing but plain values. It has no limits of its own: size, depth and
+    what aliases grow to are held here, before anything is made of them.
+    """
+    import yaml  # an import that a run without a config never pays
+
+    with file.open("rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ToolError(f"{file}: more than {MAX_BYTES} bytes is no config")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ToolError(f"{file}: not UTF-8 text") from error
+    try:
+        _hold_depth(yaml.parse(text, Loader=yaml.SafeLoader), file)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _hold_size(node, file)
+        value = None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ToolError(f"{file}:{line}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        said = " ".join(str(error).split())
+        raise ToolError(f"{file}:1: not YAML: {said}") from error
+    return node, value
+
+
+def _hold_depth(events: Iterable[yaml.Event], file: Path) -> None:
+    """ToolError for what is nested so deep that composing it would exhaust the stack."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise ToolError(f"{file}:{line}: nested deeper than {MAX_DEPTH}: no config is")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _hold_size(node: yaml.Node | None, file: Path) -> None:
+    """ToolError for aliases that grow to more than a config, or hold themselves."""
+    sizes: dict[int, tuple[int, int]] = {}
+
+    def measured(one: yaml.Node) -> tuple[int, int]:
+        """How many values it is, and how deep, each node being measured once."""
+        known = sizes.get(id(one))
+        if known is None:
+            sizes[id(one)] = (MAX_NODES, MAX_DEPTH)  # met again below itself, it has no end
+            below = [measured(child) for child in _children(one)]
+            size = 1 + sum(one for one, _ in below)
+            known = size, 1 + max((deep for _, deep in below), default=0)
+            sizes[id(one)] = known
+        if known[0] > MAX_NODES or known[1] > MAX_DEPTH + 1:
+            line = one.start_mark.line + 1
+            raise ToolError(
+                f"{file}:{line}: its aliases (*name) grow beyond {MAX_NODES} values or"
+                f" {MAX_DEPTH} levels: write out what is meant"
+            )
+        return known
+
+    if node is not None:
+        measured(node)
+
+
+def _children(node: yaml.Node) -> Iterable[yaml.Node]:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        return [one for pair in node.value for one in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def placeholder_in(text: str) -> str | None:
@@ -104,6 +176,9 @@ def _lines(node: yaml.Node | None, key: Key, file: str) -> Iterable[tuple[Key, i
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for name, child in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                line = name.start_mark.line + 1
+                raise ToolError(f"{file}:{line}: a key is one word, not a list or a mapping")
             if name.value in seen:
                 line = name.start_mark.line + 1
                 raise ToolError(f"{file}:{line}: '{name.value}' stands twice; keep one")

@@ -10,10 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kvclear.order import Order, engines_of
-from kvschemas.checked import MAX_BYTES, Config, load_checked, placeholder_in
+from kvschemas.checked import Config, load_checked, placeholder_in, read_yaml
 
 
 def order_of(path: str) -> Order:
@@ -43,12 +41,7 @@ def order_of(path: str) -> Order:
 
 
 def _is_matrix(path: Path) -> bool:
-    if path.stat().st_size > MAX_BYTES:
-        return False  # load_checked says so
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return False  # load_checked says where
+    _, value = read_yaml(path)
     return isinstance(value, dict) and bool({"test_scenarios", "grid"} & value.keys())
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import kvengine
 from kvengine.engine import Engine
+from kvengine.urls import redact
 from kvpipe.process import UsageError
 
 NOT_ENGINES = frozenset({"engines", "counters", "replicas", "rest", "saltask", "saltprobe"})
@@ -39,12 +40,12 @@ def engine_of(kind: str) -> Engine:
         return ENGINES[kind]
     except KeyError:
         known = ", ".join(sorted(ENGINES))
-        raise UsageError(f"engine '{kind}': no such kind; known: {known}") from None
+        raise UsageError(f"engine '{redact(kind)}': no such kind; known: {known}") from None
 
 
 def split_engine(text: str) -> tuple[Engine, str]:
     """`vllm=http://HOST:8000` as an engine and a URL; UsageError for anything else."""
     kind, equals, url = text.partition("=")
     if not equals or not url:
-        raise UsageError(f"engine '{text}': write KIND=URL, such as vllm=http://HOST:8000")
+        raise UsageError(f"engine '{redact(text)}': write KIND=URL, such as vllm=http://HOST:8000")
     return engine_of(kind), url

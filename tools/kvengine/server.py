@@ -7,14 +7,15 @@ over fresh connections. The measured path (kvload) has a client of its own.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from kvengine.urls import base_url, redact
+from kvengine.urls import base_url, origin, redact
 from kvpipe.process import ToolError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # must not pay.
 
 TIMEOUT_S = 60.0
+REDIRECTS = 5
+"""More of them than this lead nowhere."""
+SAME_METHOD = (307, 308)
 
 
 class Unreachable(ToolError):
@@ -125,7 +129,10 @@ class Server:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Send one request and read the whole answer, whatever its status. Raises Unreachable."""
+        """Send one request and read the whole answer, whatever its status. Raises Unreachable.
+
+        A redirect is followed within this server only: key and headers are for nobody else.
+        """
         import aiohttp
 
         if self._session is None:
@@ -133,15 +140,23 @@ class Server:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         begin = time.perf_counter()
         try:
-            async with self._session.request(
-                method,
-                self.base + path,
-                json=json,
-                params=params,
-                headers=headers,
-                timeout=aiohttp.ClientTimeout(total=limit_s),
-            ) as response:
-                text = await response.text(errors="replace")
+            async with asyncio.timeout(limit_s):
+                url, sent = self.base + path, params
+                for _ in range(REDIRECTS + 1):
+                    async with self._session.request(
+                        method,
+                        url,
+                        json=json,
+                        params=sent,
+                        headers=headers,
+                        allow_redirects=False,
+                        timeout=aiohttp.ClientTimeout(total=limit_s),
+                    ) as response:
+                        text = await response.text(errors="replace")
+                    to = self._redirected(method, response)
+                    if to is None:
+                        break
+                    url, sent = to, None
         except TimeoutError as error:
             raise self._unreachable(f"no answer within {limit_s:g} s") from error
         except aiohttp.ClientError as error:
@@ -152,6 +167,20 @@ class Server:
             headers=dict(response.headers),
             elapsed_s=time.perf_counter() - begin,
         )
+
+    def _redirected(self, method: str, response: aiohttp.ClientResponse) -> str | None:
+        """Where this server sends us to, on itself; null if nowhere. Unreachable if elsewhere."""
+        location = response.headers.get("Location")
+        if not 300 <= response.status < 400 or response.status == 304 or not location:
+            return None
+        to = urljoin(str(response.url), location)
+        if origin(to) != origin(self.base):
+            raise Unreachable(
+                f"{self.shown}: redirected to {redact(to)}, which is another server: keys go to"
+                " none that was not named; give the final URL"
+            )
+        # Any other answer to a POST would have it repeated as a GET.
+        return to if method in ("GET", "HEAD") or response.status in SAME_METHOD else None
 
     def _unreachable(self, what: str) -> Unreachable:
         return Unreachable(

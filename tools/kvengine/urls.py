@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+import re
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from kvpipe.process import UsageError
 
 SECRET_WORDS = ("key", "token", "secret", "password", "auth", "signature")
 """A query parameter whose name contains one of these has its value left out of records."""
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
+_USER_OF_NO_URL = re.compile(r"(?<=://)[^\s]*@|(?:^|(?<==))[^\s/@=]+:(?!//)[^\s@]+@")
+_PARAMETER = re.compile(r"([?&]([^=&\s#]*)=)[^&\s#]*")
+_AUTHORIZATION = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?\w+\s+)[^\s\"']+")
 
 
 def base_url(url: str) -> str:
@@ -27,15 +32,16 @@ def api_url(url: str) -> str:
 def redact(url: str) -> str:
     """`url` without user, password and the values of secret-looking query parameters.
 
-    Text that is no URL comes back as it is: this is used on whatever goes into a record.
+    Other text, a command with a URL in it or a URL that was mistyped, loses the same and else stays
+    as it is: this is used on whatever goes into a record or a message.
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return url
-    if not parts.netloc:
-        return url
+        return _redact_text(_USER_OF_NO_URL.sub("", url))
+    if not parts.netloc or " " in url:
+        return _redact_text(url if "://" in url else _USER_OF_NO_URL.sub("", url))
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
     netloc = f"{host}:{port}" if port is not None else host
@@ -44,6 +50,24 @@ def redact(url: str) -> str:
     if any(_is_secret(name) for name, _ in pairs):
         query = urlencode([(name, "" if _is_secret(name) else value) for name, value in pairs])
     return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def redact_all(value: object) -> object:
+    """JSON-like `value` with every text in it redacted, whatever key it stands under."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item) for item in value]
+    return value
+
+
+def _redact_text(text: str) -> str:
+    def emptied(found: re.Match[str]) -> str:
+        return found[1] if _is_secret(unquote(found[2])) else found[0]
+
+    return _AUTHORIZATION.sub(r"\1...", _PARAMETER.sub(emptied, _USER.sub("", text)))
 
 
 def _is_secret(name: str) -> bool:
@@ -60,3 +84,18 @@ def _split(url: str) -> SplitResult:
     if not usable:
         raise UsageError(f"{redact(url)}: not an http URL: write http://HOST:PORT")
     return parts
+
+
+def has_credentials(text: str) -> bool:
+    """Whether a URL in `text` names a user or a password."""
+    return _USER.search(text) is not None
+
+
+def origin(url: str) -> tuple[str, str, int | None] | None:
+    """Scheme, host and port: what one server is; null for what is no URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname or "", port

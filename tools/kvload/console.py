@@ -6,6 +6,8 @@ import contextlib
 import sys
 import time
 
+from kvpipe.process import legible
+
 LOG_EVERY_S = 10.0
 LINE = 100
 
@@ -25,12 +27,12 @@ class Console:
         """One line."""
         if not self._quiet:
             self._end_line()
-            self._write(text + "\n")
+            self._write(legible(text) + "\n")
 
     def warn(self, text: str) -> None:
         """One line even with --quiet."""
         self._end_line()
-        self._write(f"kvload: {text}\n")
+        self._write(f"kvload: {legible(text)}\n")
 
     def begin(self, total: int) -> None:
         """A round of `total` requests begins."""

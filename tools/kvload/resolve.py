@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from kvengine.access import api_key, extra_body, headers
-from kvengine.urls import redact
+from kvengine.urls import redact, redact_all
 from kvload.calibration import read_calibration
 from kvload.config import ScenarioConfig, need_endpoints, plan_flags_of, read_config
 from kvload.console import Console
+from kvload.fleet import experiment_of_fleet
 from kvload.load import arrival_of, requests_for
 from kvload.settings import Access, Api, Experiment, Source, check
 from kvpipe.jsonl import decode_as
@@ -55,6 +56,8 @@ def experiments_of(args: argparse.Namespace, console: Console) -> list[Experimen
         check(experiment)
     if len(experiments) > 1 and args.keep_plan:
         raise UsageError("--keep-plan is one file: pick one of the config's with --scenarios NAME")
+    if len(experiments) > 1 and args.start_at:
+        raise UsageError("--start-at is one beginning: pick a scenario with --scenarios NAME")
     if len(experiments) > 1 and any(
         experiment.salt == "none" and experiment.isolation is None for experiment in experiments
     ):
@@ -105,7 +108,9 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         until_max=args.until_max or UNTIL_MAX,
         control=args.control,
         salt=_first(
-            args.salt, config.salt if config else None, "none" if only is not None else "auto"
+            args.salt,
+            config.salt if config else None,
+            "none" if only is not None or args.shard is not None else "auto",
         ),
         isolation=read_isolation(args.isolation),
         engines=tuple(
@@ -124,9 +129,11 @@ def experiment_of(args: argparse.Namespace, config: ScenarioConfig | None) -> Ex
         warmup_passes=_first(args.warmup, None, 3),
         max_failures=args.max_failures,
         keep_output=args.keep_output,
-        experiment_id=args.experiment or uuid.uuid4().hex[:12],
+        experiment_id=args.experiment or _experiment_id(args, scenario, name, seed),
         seed=seed,
         config={},
+        shard=args.shard,
+        start_at=args.start_at,
     )
     return _with_config(experiment, args, config)
 
@@ -136,7 +143,7 @@ def _with_config(
 ) -> Experiment:
     """The experiment with the record of what was asked; secrets and outputs stay out."""
     secret = {"api_key_file", "header", "url", "metrics_url", "engine"}
-    secret |= {"verbose", "quiet", "keep_plan"}
+    secret |= {"verbose", "quiet", "keep_plan", "shard"}
     used: dict[str, Any] = {
         key: value
         for key, value in sorted(vars(args).items())
@@ -147,7 +154,18 @@ def _with_config(
         used["pd_flow"] = experiment.pd_flow
     if config is not None:
         used["file"] = config.raw
+    used = {key: redact_all(value) for key, value in used.items()}
     return dataclasses.replace(experiment, config=used)
+
+
+def _experiment_id(
+    args: argparse.Namespace, scenario: str | None, name: str | None, seed: int
+) -> str:
+    """A new one; of a fleet the same in every shard."""
+    if args.shard is None:
+        return uuid.uuid4().hex[:12]
+    told = (scenario, name, seed, args.salt, args.start_at, args.shard.count)
+    return experiment_of_fleet(*told)
 
 
 def _plan_flags(
@@ -210,7 +228,9 @@ def engine_of(text: str) -> tuple[str, str]:
 
     engine, url = split_engine(text)
     if engine.tier == "lmcache":
-        raise UsageError(f"--engine {text}: kvload resets engines only; LMCache is kvclear's")
+        raise UsageError(
+            f"--engine {redact(text)}: kvload resets engines only; LMCache is kvclear's"
+        )
     return engine.kind, url
 
 
@@ -220,7 +240,7 @@ def metrics_url_of(text: str) -> tuple[Role, str]:
     if sign and role in get_args(Role):
         return cast("Role", role), url
     if sign and not role.startswith("http"):
-        raise UsageError(f"--metrics-url {text}: roles are {' '.join(get_args(Role))}")
+        raise UsageError(f"--metrics-url {redact(text)}: roles are {' '.join(get_args(Role))}")
     return "other", text
 
 

@@ -17,7 +17,6 @@ from kvmatrix.grid import Wanted, cells_of
 from kvmatrix.limits import Limits, limits_of, search_shape
 from kvmatrix.overrides import check_load, flags_of
 from kvmatrix.quoting import UNSAFE_IN_RULES, shown, slug
-from kvpipe.process import ToolError
 from kvschemas.checked import Config, Key, load_checked
 
 OUTPUT_DIR = "test_results_multi"  # the documents' name
@@ -200,10 +199,7 @@ def _run_config(matrix: Config, index: int) -> Config:
             f"no such file: {path} (config files are looked for beside the matrix)",
             *("test_scenarios", index, "config_file"),
         )
-    try:
-        return load_checked(path, "config")
-    except UnicodeDecodeError as error:
-        raise ToolError(f"{path}: not UTF-8 text") from error
+    return load_checked(path, "config")
 
 
 def _salt(matrix: Config, run: Config) -> str:

@@ -18,6 +18,7 @@ import signal
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -58,11 +59,26 @@ def version() -> str:
     return importlib.metadata.version("kvworth")
 
 
+def legible(text: str) -> str:
+    """`text` on one line of a terminal: signs that steer it, or hide or turn text, are spelt out.
+
+    Messages quote names, paths and what a server answered: all of that is anybody's data.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign.encode("unicode_escape").decode()
+        if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else sign
+        for sign in text
+    )
+
+
 def complain(message: str, prog: str | None = None) -> None:
     """One line for people; a broken stderr is no reason to lose data."""
     name = prog or Path(sys.argv[0]).name
     try:
-        print(f"{name}: {message}", file=sys.stderr, flush=True)
+        print(f"{name}: {legible(message)}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         _let_go(2)
 
@@ -171,7 +187,8 @@ def _flush() -> None:
 def _tell(prog: str, message: str, verbose: bool) -> None:
     """One line; with -v the way there before it."""
     if verbose:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            print(legible(line), file=sys.stderr)
     complain(message, prog)
 
 
