@@ -10,9 +10,11 @@ import math
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from kvengine.saltprobe import SaltProbe
 from kvengine.urls import redact
@@ -32,6 +34,7 @@ from kvload.controls import (
 from kvload.drafts import RoundFacts
 from kvload.drive import Observe, Outcome
 from kvload.fitness import arrival_for, check_lengths
+from kvload.fleet import Shard, arrival_in
 from kvload.heads import run_head
 from kvload.health import client_health
 from kvload.horizon import fitted
@@ -50,7 +53,9 @@ from kvload.plans import (
     warmup_requests,
 )
 from kvload.settings import Experiment, RoundPlan, rounds_of
+from kvload.shards import share_of
 from kvload.site import Node, Site, salt_way, survey
+from kvload.start import LATE_S, Start
 from kvload.stopping import Interrupted, Stopping
 from kvload.tally import Tally
 from kvload.until import Stages, take
@@ -60,6 +65,7 @@ from kvpipe.jsonl import write_record
 from kvpipe.process import Stopped
 from kvpipe.records import Barrier, End, Planned, Request, Reset, Run, SaltWay, Warmup
 
+BEFORE_ALL_NS = 0
 NO_WARMUP = Warmup(passes=0, settled=None)
 TITLES = {"cold": "🥶 Cold Start", "hit": "🔥 Cache Hit", "no_reuse": "no reuse (control)"}
 
@@ -101,6 +107,16 @@ class Turn:
     namespace: Namespace
     reuse: bool
 
+    @property
+    def own_requests(self) -> int:
+        """Of the scenario's requests those that are ours to send."""
+        return self.head.requests - sum(one.stratum != "sentinel" for one in self.plan.others)
+
+    @property
+    def share(self) -> float:
+        """Of the plan's requests what is ours."""
+        return len(self.plan.requests) / (len(self.plan.requests) + len(self.plan.others))
+
 
 class Conductor:
     """Runs one experiment against the servers of its site."""
@@ -114,6 +130,7 @@ class Conductor:
         self._stages: Stages | None = None
         if experiment.until is not None:
             self._stages = Stages(until=experiment.until, maximum=experiment.until_max)
+        self._start = None if experiment.start_at is None else Start(experiment.start_at)
         self._out = out
         self._console = console
         self._stack = contextlib.AsyncExitStack()
@@ -130,6 +147,8 @@ class Conductor:
     async def run(self) -> None:
         """Survey, warm up, then every round of every repeat; ends early at a stop."""
         self.stopping.listen()
+        if self._start is not None:
+            self._start.check()
         async with self._stack:
             try:
                 plans = await self._prepare_site()
@@ -177,11 +196,13 @@ class Conductor:
             plans = await unless(work)
         for plan in plans:
             check_lengths(plan, self._site)
-        arrival = arrival_for(experiment, plans)
+        arrival = arrival_in(arrival_for(experiment, plans), experiment.shard)
         experiment = self._experiment = dataclasses.replace(experiment, arrival=arrival)
         check_workers(arrival, experiment.workers)
         check_open_files(arrival.concurrency or 1, experiment.workers)
         plans = [fitted(plan, experiment) for plan in plans]
+        if experiment.shard is not None:
+            plans = self._shared(plans, experiment.shard)
         if needs_reset(experiment):
             await unless(preflight_reset(self._site))
         if experiment.keep_output:
@@ -189,6 +210,19 @@ class Conductor:
         if any(turn.salt == "request" for turn in self._schedule()) or experiment.salt != "none":
             self._salt_way, self._salt_probe = await unless(salt_way(self._site, experiment))
         return plans
+
+    def _shared(self, plans: Sequence[RepeatPlan], shard: Shard) -> list[RepeatPlan]:
+        """What this shard sends of each plan, and a word on what a fleet needs."""
+        if shard.count > 1 and self._start is None and self._experiment.warmup_passes:
+            self._console.warn(
+                "WARNING: without --start-at the warm-up of one shard runs in the round of another,"
+                " and counts there as foreign traffic: give --start-at TIME, or --warmup 0"
+            )
+        shares = [share_of(plan, shard) for plan in plans]
+        first = shares[0]
+        of = len(first.requests) + len(first.others)
+        self._console.say(f"Shard {shard}: {len(first.requests)} of {of} requests")
+        return shares
 
     def _tokenizer(self) -> str:
         """URL of who counts tokens for the first round's endpoint."""
@@ -210,7 +244,7 @@ class Conductor:
         schedule = rounds_of(experiment, repeat)
         for number, round_plan in enumerate(schedule):
             following = schedule[number + 1] if number + 1 < len(schedule) else None
-            turn = self._turn(repeat, plan, round_plan, following, salts)
+            turn = await self._together(self._turn(repeat, plan, round_plan, following, salts))
             self.totals.complete = await self._one_round(turn)
             self.totals.rounds += 1
             if not self.totals.complete:
@@ -218,6 +252,25 @@ class Conductor:
             if following is not None and experiment.pause_s > 0:
                 self._console.say(f"  pause: {experiment.pause_s:g} s")
                 await self.stopping.unless(asyncio.sleep(experiment.pause_s))
+
+    async def _together(self, turn: Turn) -> Turn:
+        """The first round shortly before the common beginning, which its head names."""
+        start = self._start
+        if start is None or start.passed:
+            return turn
+        start.check()
+        self._console.say(f"  start: {start.at.isoformat()}")
+        await self.stopping.unless(start.near())
+        head = msgspec.structs.replace(turn.head, started_at=start.at.isoformat())
+        return dataclasses.replace(turn, head=head)
+
+    async def _origin_ns(self) -> int:
+        """0 ns of a round: now, or at the common beginning."""
+        if self._start is not None and not self._start.passed:
+            late_s = await self._start.come()
+            if late_s > LATE_S:
+                self._console.warn(f"begins {late_s:.1f} s after --start-at: the servers were slow")
+        return time.perf_counter_ns()
 
     async def _warm_up(self, plan: RepeatPlan) -> Warmup:
         experiment, site = self._experiment, self._site
@@ -300,7 +353,7 @@ class Conductor:
         )
         namespace = salts.seen(salt, each)
         if round_plan.arm == "hit" and experiment.only_round is not None:
-            namespace.presume(plan.requests)
+            namespace.presume([*plan.requests, *plan.others])
         return Turn(
             plan=plan,
             round_plan=round_plan,
@@ -344,7 +397,7 @@ class Conductor:
         job = await self._job(turn)
         watch = Watch(self._site.watched(turn.node.endpoint_url))
         await watch.begin(sample=experiment.arrival.kind != "serial")
-        origin_ns = time.perf_counter_ns()
+        origin_ns = await self._origin_ns()
         tally, outcome = await self._drive(turn, job, origin_ns)
         watch.stop_sampling()
         turn.namespace.close_round()
@@ -366,14 +419,14 @@ class Conductor:
             reset=reset,
             findings=warmup_findings(self._warmup)
             + salt_findings(self._salt_probe, self._salt_way),
-            client=client_health(outcome, tally, experiment.arrival, wall_s),
+            client=client_health(outcome, tally, experiment.arrival, wall_s, turn.share),
         )
         write_record(end, self._out)
         self._limit(turn, outcome, wall_s)
         self.totals.failed += tally.failed
         self.totals.last_error = tally.last_error or self.totals.last_error
         self.totals.stopped = outcome.stopped or self.totals.stopped
-        self._account(end, tally, head.requests)
+        self._account(end, tally, turn.own_requests)
         return end.complete
 
     async def _drive(self, turn: Turn, job: Job, origin_ns: int) -> tuple[Tally, Outcome]:
@@ -386,6 +439,8 @@ class Conductor:
             reuse=turn.reuse,
             salt_in_prompt=head.salt_way == "prompt_head",
         )
+        for other in turn.plan.others:  # whenever it is sent: bounds must hold for any time
+            ideals.began(other, BEFORE_ALL_NS)
         facts = RoundFacts(
             run_id=head.run_id,
             endpoint_url=head.endpoint_url,
@@ -394,7 +449,7 @@ class Conductor:
             floor_tokens=turn.node.floor_tokens,
             keep_output=experiment.keep_output,
         )
-        self._console.begin(head.requests)
+        self._console.begin(turn.own_requests)
         ledger = Ledger(
             self._out,
             origin_ns,
@@ -415,7 +470,7 @@ class Conductor:
         """What is sent and at which pace, with connections opened for it."""
         experiment = self._experiment
         planned = [item.planned for item in turn.prepared]
-        pace = pace_of(experiment.arrival, planned, experiment.seed)
+        pace = pace_of(experiment.arrival, planned, experiment.seed, turn.plan.others)
         if self._sent_first is not None:
             pace = dataclasses.replace(pace, until_ns=None)
         job = Job(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
+from kvload.fleet import shard_named
 from kvload.settings import Api
+from kvload.start import instant
 from kvpipe.process import new_parser
 from kvpipe.records import Arm, Tier
 
@@ -88,7 +90,7 @@ def _experiment_flags(group: argparse._ArgumentGroup) -> None:
         " single repeat on one node goes without")  # fmt: skip
     add("--experiment", metavar="ID", help="experiment that the rounds belong to")
     add("--salt", metavar="none|auto|request|TEXT", help="namespace of the prompts (default:"
-        " auto; none with --round)")  # fmt: skip
+        " auto; none with --round or --shard)")  # fmt: skip
     add("--name", metavar="LABEL", help="label (default: the scenario)")
 
 
@@ -108,6 +110,10 @@ def _load_flags(group: argparse._ArgumentGroup) -> None:
         " runs is waited for")  # fmt: skip
     add("--workers", type=count, default=1, metavar="N", help="processes that share the load, on"
         " one schedule and into one stream of records (default: 1)")  # fmt: skip
+    add("--shard", type=shard_named, metavar="I/N", help="one machine's part of a fleet's load, I"
+        " from 0: contexts and conversations whole; kvstats merges the records")  # fmt: skip
+    add("--start-at", type=instant, metavar="TIME", help="when the first request is sent, after"
+        " the warm-up: 2026-11-20T17:00:00Z, or seconds since 1970")  # fmt: skip
     add("--think", type=positive, metavar="S", help="seconds between the end of a"
         " conversation's turn and its next one")  # fmt: skip
 

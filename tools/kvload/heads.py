@@ -65,6 +65,7 @@ def run_head(
         block_tokens=node.block_tokens,
         chunk_tokens=experiment.chunk_tokens,
         warmup=warmup,
+        shard=None if experiment.shard is None else str(experiment.shard),
         workers=experiment.workers,
         calibration=experiment.calibration,
         config=experiment.config,

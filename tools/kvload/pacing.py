@@ -27,13 +27,19 @@ class Pace:
     until_ns: int | None = None
 
 
-def pace_of(arrival: Arrival, planned: Sequence[Planned], seed: int) -> Pace:
-    """The pace that an arrival asks for.
+def pace_of(
+    arrival: Arrival, planned: Sequence[Planned], seed: int, others: Sequence[Planned] = ()
+) -> Pace:
+    """The pace that an arrival asks for; `others` have their times in the same schedule.
 
     In an open loop the end is already in the schedule: what was due before it is sent, however long
     it has to wait for a slot, or the wait would be hidden.
     """
-    due = due_times(planned, arrival, seed)
+    whole = sorted([*planned, *others], key=lambda one: one.index) if others else planned
+    due = due_times(whole, arrival, seed)
+    if due is not None and others:
+        own = {one.index for one in planned}
+        due = [at_ns for at_ns, one in zip(due, whole, strict=True) if one.index in own]
     end_s = length_s(arrival) if due is None else None
     return Pace(
         due_ns=due,

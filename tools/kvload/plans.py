@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvload.settings import Experiment
@@ -28,6 +28,8 @@ class RepeatPlan:
 
     head: Plan
     requests: list[Planned]
+    others: list[Planned] = field(default_factory=list)
+    """What other shards of a fleet send beside it."""
 
 
 def read_workload(experiment: Experiment) -> list[RepeatPlan]:

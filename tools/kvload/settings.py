@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
+from kvload.fleet import Shard
 from kvpipe.process import UsageError
 from kvpipe.records import Arm, Arrival, Calibration, Cleared, Role, Tier, Until
 
 Api = Literal["chat", "completions"]
 PdFlow = Literal["vllm", "lmcache"]
 Rounds = dict[int, str]
+SHARDS_PAUSE_S = 3.0  # two looks of the barrier, and what clocks are apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,9 @@ class Experiment:
     experiment_id: str
     seed: int
     config: dict[str, Any]
+    shard: Shard | None = None
+    start_at: datetime | None = None
+    """When the first round begins; null: as soon as it can."""
 
     @property
     def disaggregated(self) -> bool:
@@ -180,6 +186,37 @@ def check(experiment: Experiment) -> None:
         _check_until(experiment, alone=bool(alone))
     if experiment.only_round is not None and len(experiment.repeats) > 1:
         raise UsageError("--round is one round: give --repeat I, not --repeats N")
+    if experiment.shard is not None:
+        _check_shard(experiment)
+
+
+def _check_shard(experiment: Experiment) -> None:
+    """Raise UsageError for what one shard of a fleet cannot decide or do alone."""
+    assert experiment.shard is not None
+    if experiment.salt == "auto":
+        raise UsageError(
+            "--salt auto makes a new namespace in every shard; use the same --salt TEXT in each"
+        )
+    if experiment.same_arm_twice:
+        raise UsageError(
+            "--aa makes new salts, and every shard would make its own: send the two rounds as"
+            " --round 1 and --round 2 --arm cold, under two --salt TEXT"
+        )
+    if experiment.until is not None:
+        raise UsageError("--until decides by every request, and a shard sees only its own")
+    if experiment.only_round is not None:
+        return
+    if experiment.rounds > 1 and experiment.shard.count > 1 and experiment.pause_s < SHARDS_PAUSE_S:
+        raise UsageError(
+            f"--pause {experiment.pause_s:g}: shards see that the servers rest at times a second"
+            f" apart, so that one's round 2 would run in another's round 1: {SHARDS_PAUSE_S:g} or"
+            " more"
+        )
+    if experiment.tier == "store":
+        raise UsageError(
+            "--tier store empties the engine between the rounds, and a shard would do so under the"
+            " others: send --round 1, reset the engine (kvclear --local-only), send --round 2"
+        )
 
 
 def _check_until(experiment: Experiment, *, alone: bool) -> None:

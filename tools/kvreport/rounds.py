@@ -75,6 +75,8 @@ class Round:
         if not self.run:
             return None
         arrival = self.run.arrival
+        if arrival.kind == "closed" and self.run.shard not in (None, "0/1"):
+            return False  # one at a time from each of several machines
         return arrival.kind == "serial" or (arrival.kind == "closed" and arrival.concurrency == 1)
 
     @property
