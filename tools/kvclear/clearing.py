@@ -22,7 +22,7 @@ async def act(site: Site) -> None:
     health = list(order.health)
     if order.commands:
         # A restarted node must answer again before it can be reset and probed.
-        health += [f"{node.server.base}/health" for node in site.nodes]
+        health += [f"{node.server.given}/health" for node in site.nodes]
     for url in dict.fromkeys(health):
         await actions.await_health(url, account, order.timeout_s)
     for node in site.nodes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,31 @@ def api_key(path: str | None) -> str | None:
 
 
 def headers(lines: Sequence[str]) -> dict[str, str]:
-    """`Name: value` lines of --header; a later one of the same name wins. UsageError else."""
+    """`Name: value` lines of --header; a later one of the same name wins. UsageError else.
+
+    `@FILE` stands for the lines of a file, `@-` for those of stdin, as curl has it: what is written
+    on a command line can be read by everybody on the machine. No message quotes a value.
+    """
     found: dict[str, str] = {}
-    for line in lines:
+    for where, line in _header_lines(lines):
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise UsageError(f"--header '{line}': write 'Name: value'")
+            raise UsageError(f"{where}: write 'Name: value', or @FILE with such lines")
         found[name.strip()] = value.strip()
     return found
+
+
+def _header_lines(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each line and where it stands, for messages."""
+    for text in given:
+        if not text.startswith("@"):
+            yield "--header", text
+            continue
+        path = text[1:]
+        held = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        for number, line in enumerate(held.splitlines(), 1):
+            if line.strip():
+                yield f"--header {text}:{number}", line
 
 
 def extra_body(text: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from kvengine.urls import base_url, origin, redact
+from kvengine.urls import base_url, origin, redact, without_credentials
 from kvpipe.process import ToolError
 
 if TYPE_CHECKING:
@@ -67,10 +67,12 @@ class Server:
         timeout_s: float = TIMEOUT_S,
         try_path: str = "/v1/models",
     ) -> None:
-        self.base = base_url(url)
+        self.given = base_url(url)
+        """With the credentials that it came with: never to be printed or recorded."""
+        self.base, sent = without_credentials(self.given, headers or {})
         self.shown = redact(self.base)
         """The URL as it may be printed and recorded."""
-        self._headers = {"Accept-Encoding": "identity", **(headers or {})}
+        self._headers = {"Accept-Encoding": "identity", **sent}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_s = timeout_s
@@ -82,8 +84,7 @@ class Server:
         parts = urlsplit(self.base)
         host = parts.hostname or ""
         host = f"[{host}]" if ":" in host else host
-        user, at, _ = parts.netloc.rpartition("@")
-        netloc = parts.netloc if port is None else f"{user}{at}{host}:{port}"
+        netloc = parts.netloc if port is None else f"{host}:{port}"
         return Server(
             urlunsplit((parts.scheme, netloc, parts.path, "", "")),
             headers=self._headers,

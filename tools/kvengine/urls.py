@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Mapping
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from kvpipe.process import UsageError
@@ -84,6 +86,19 @@ def _split(url: str) -> SplitResult:
     if not usable:
         raise UsageError(f"{redact(url)}: not an http URL: write http://HOST:PORT")
     return parts
+
+
+def without_credentials(url: str, given: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """`url` without user and password, and the headers with them as Basic authorization."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, dict(given)
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    if any(name.lower() == "authorization" for name in given):
+        return bare, dict(given)
+    basic = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+    return bare, {"Authorization": basic, **given}
 
 
 def has_credentials(text: str) -> bool:

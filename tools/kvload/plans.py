@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvengine.urls import without_credentials
 from kvload.settings import Experiment
 from kvpipe.jsonl import open_lines
 from kvpipe.process import ToolError
@@ -66,24 +67,28 @@ def plan_of(plans: Sequence[RepeatPlan], repeat: int) -> RepeatPlan:
 
 
 def _kvplan(experiment: Experiment, endpoint: str, model: str) -> bytes:
+    # By stdin and environment, not by argument: arguments stand in everybody's process list.
+    bare, lines = without_credentials(endpoint, experiment.access.headers)
     command = [
         *(sys.executable, "-m", "kvplan"),
         *("--scenario", str(experiment.source.scenario)),
         *experiment.source.plan_flags,
-        *("--url", endpoint, "--model", model, "--api", experiment.api),
+        *("--url", bare, "--model", model, "--api", experiment.api),
+        *("--header", "@-"),
     ]
     if len(experiment.repeats) > 1:
         command += ["--repeats", str(max(experiment.repeats))]
     else:
         command += ["--repeat", str(experiment.repeats[0])]
-    for name, value in experiment.access.headers.items():
-        command += ["--header", f"{name}: {value}"]
     environment = dict(os.environ)
     if experiment.access.api_key is not None:
-        # By environment, not by argument: arguments stand in everybody's process list.
         environment["OPENAI_API_KEY"] = experiment.access.api_key
     done = subprocess.run(
-        command, capture_output=True, stdin=subprocess.DEVNULL, env=environment, check=False
+        command,
+        input="".join(f"{name}: {value}\n" for name, value in lines.items()).encode(),
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     said = done.stderr.decode(errors="replace").splitlines(keepends=True)
     if done.returncode != 0:

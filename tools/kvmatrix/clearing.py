@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kvengine.urls import has_credentials, redact
 from kvschemas.checked import Config, placeholder_in
 
 
@@ -92,10 +93,25 @@ def _mooncake(matrix: Config, run: Config, key: str) -> str | None:
 
 
 def refuse_placeholder(config: Config, text: str, *key: str | int) -> None:
-    """ToolError if an example's placeholder is still in an address."""
+    """ToolError if an example's placeholder is still in an address, or a password is.
+
+    What is checked here becomes an argument of kvclear or kvload, which everybody on the machine
+    can read, and stands in the rules.
+    """
     mark = placeholder_in(text)
     if mark is not None:
         raise config.error(f"the placeholder {mark} is still there: write the real address", *key)
+    refuse_password(config, text, *key)
+
+
+def refuse_password(config: Config, text: str, *key: str | int) -> None:
+    """ToolError for a URL with a user in it."""
+    if has_credentials(text):
+        raise config.error(
+            f"{redact(text)} came with a user or password, which would stand in the process list:"
+            " leave them out and put a key into OPENAI_API_KEY",
+            *key,
+        )
 
 
 def _model(run: Config) -> str | None:

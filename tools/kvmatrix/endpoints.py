@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvschemas.checked import Config, placeholder_in
+from kvmatrix.clearing import refuse_placeholder
+from kvschemas.checked import Config
 
 PROXY_PORT = 9000  # where the documents put the proxy
 
@@ -47,7 +48,5 @@ def endpoints_of(run: Config, mode: str | None) -> dict[int, str]:
 
 
 def _real(run: Config, text: str, *key: str) -> str:
-    mark = placeholder_in(text)
-    if mark is not None:
-        raise run.error(f"the placeholder {mark} is still there: write the real address", *key)
+    refuse_placeholder(run, text, *key)
     return text

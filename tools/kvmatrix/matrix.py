@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kvmatrix.between import between_of, restart_of
-from kvmatrix.clearing import Clearing, clearing_of
+from kvmatrix.clearing import Clearing, clearing_of, refuse_password
 from kvmatrix.endpoints import endpoints_of, mode_of
 from kvmatrix.estimate import Shape, shape_of
 from kvmatrix.grid import Wanted, cells_of
@@ -121,6 +121,8 @@ def _output_dir(config: Config) -> Path:
 
 def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
     entry, run = wanted.entry, wanted.run
+    if wanted.made:  # its config is written by its recipe
+        _refuse_passwords(run, run.value)
     mode = mode_of(run)
     endpoints = endpoints_of(run, mode)
     settings = run.value.get("scenarios", {}).get(entry["scenario"], {})
@@ -162,6 +164,17 @@ def _scenario(matrix: Config, wanted: Wanted, allow_commands: bool) -> Scenario:
         shape=shape,
         fingerprint=_hash(decides),
     )
+
+
+def _refuse_passwords(run: Config, value: Any, *key: str | int) -> None:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_passwords(run, item, *key, name)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_passwords(run, item, *key, index)
+    elif isinstance(value, str):
+        refuse_password(run, value, *key)
 
 
 def _check_tier(
