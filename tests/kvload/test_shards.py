@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -273,6 +274,7 @@ def test_merged_shards_are_one_round_that_proves_itself_cold(
     parts = measured(plan, count, seed=count)
     stats = summarised(parts)
     assert stats.complete and stats.total_requests == plan.head.requests
+    assert stats.samples is not None
     assert stats.samples.total == plan.head.requests + plan.head.sentinels
     assert stats.cold_proof == "proven"
     assert stats.conservation is not None and stats.conservation.shortfall_tokens == 0
@@ -306,6 +308,33 @@ def test_a_lost_shard_is_named_and_the_rest_is_reported(
     assert (stats.total_requests, stats.successful_requests) == (own, own)
     (found,) = [one for one in stats.findings if one.code == "incomplete"]
     assert f"shard {lost}/3 is missing" in found.message and found.severity == "invalid"
+
+
+def test_shards_of_two_fleets_are_told(plans: dict[str, RepeatPlan]) -> None:
+    two, three = (measured(plans["scenario"], count, seed=1) for count in (2, 3))
+    own = {one.index for one in two[0].requests}
+    rest = [one for one in three[1].requests if one.index not in own]
+    other = dataclasses.replace(three[1], requests=rest).closed().named("r-other")
+    stats = summarised([two[0], other])
+    assert not stats.complete
+    (found,) = [one for one in stats.findings if one.code == "incomplete"]
+    assert "shards of 2 and of 3" in found.message
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_a_shard_without_an_end_was_to_send_its_part(
+    count: int, plans: dict[str, RepeatPlan]
+) -> None:
+    parts = measured(plans["scenario"], count, seed=1)
+    last = parts[-1]
+    failed = [streams.failed(one) for one in last.requests[:1]]
+    texts = [line for part in parts[:-1] for line in part.lines().splitlines(True)]
+    texts += [encode(record) for record in (last.run, *failed)]
+    (stats,) = streams.summarise_lines(texts)
+    (found,) = [one for one in stats.findings if one.code == "errors"]
+    head = plans["scenario"].head
+    whole = head.requests + head.sentinels
+    assert whole - whole // count <= found.evidence["planned"] <= whole + whole // count
 
 
 # What is asked for

@@ -37,7 +37,9 @@ def _missing_shards(runs: Sequence[Run]) -> list[str]:
     """Shards are numbered from 0: I/N."""
     shards = [shard for run in runs if (shard := shard_of(run)) is not None]
     numbers, sizes = {number for number, _ in shards}, {size for _, size in shards}
-    if len(sizes) != 1:
+    if len(sizes) > 1:
+        return [f"shards of {' and of '.join(map(str, sorted(sizes)))} are no one fleet"]
+    if not sizes:
         return []
     size = sizes.pop()
     missing = [f"{number}/{size}" for number in range(size) if number not in numbers]
@@ -162,9 +164,15 @@ def cached_tokens_not_reported(tally: Tally) -> Finding | None:
 def planned_requests(streams: Sequence[Stream]) -> int:
     """Requests that were to be sent, sentinels included."""
     return sum(
-        stream.run.requests + stream.run.sentinels if stream.end is None else stream.end.planned
-        for stream in streams
+        _planned_by(stream) if stream.end is None else stream.end.planned for stream in streams
     )
+
+
+def _planned_by(stream: Stream) -> int:
+    """Of a stream without an end: a shard's head tells of the whole plan, and its part about so."""
+    run, shard = stream.run, shard_of(stream.run)
+    whole = run.requests + run.sentinels
+    return whole if shard is None or not shard[1] else max(stream.records, whole // shard[1])
 
 
 def worst_barrier(barriers: Sequence[Barrier]) -> Barrier | None:
