@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,8 @@ def test_the_whole_bench_runs_and_keeps_a_page() -> None:
 def test_a_profile_names_functions_of_the_client() -> None:
     page = bench("bench.profile", "--share", "0.02")
     assert "| own" in page
-    assert "_socket.socket" in page or "kvload/" in page
+    # Which ones cost the most in so short a run is the machine's to say.
+    assert re.search(r"`(?:kvload|asyncio|aiohttp|selectors|_socket|msgspec)\b", page), page
 
 
 def test_a_calibration_is_made_and_carried(tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ def test_kvload_takes_the_first_way_that_every_tier_honours(
                 counts=True,
                 block_tokens=None,
                 floor_tokens=0,
+                told_by=url,
             )
             site = Site(nodes={url: node}, extra=[], resetters=[], model="sim")
             asked = cast(Experiment, SimpleNamespace(warmup_passes=1, api="completions"))
