@@ -426,9 +426,13 @@ def test_two_shards_on_one_engine_are_the_unsharded_round(
     )
     done, at = fleet(sh, f"{flags} --salt fleet", 2)
     assert done.status == 0, done.err
-    done = sh(f"kvload -q {flags} --salt alone --warmup 0 | kvstats > whole.json")
+    done = sh(
+        f"kvload -q {flags} --salt alone --warmup 0 --keep-plan plan.jsonl | kvstats > whole.json"
+    )
     assert done.status == 0, done.err
-    merged = sh("cat s0.jsonl s1.jsonl | kvstats; cat s1.jsonl s0.jsonl | kvstats")
+    merged = sh(
+        "cat s0.jsonl s1.jsonl | kvstats | tee merged.json; cat s1.jsonl s0.jsonl | kvstats"
+    )
     assert merged.status == 0, merged.err
     first, second = merged.out.splitlines()
     assert first == second
@@ -443,9 +447,12 @@ def test_two_shards_on_one_engine_are_the_unsharded_round(
     assert "foreign_traffic" not in {found["code"] for found in stats["findings"]}
     assert stats["client"]["asked_rps"] == pytest.approx(40)
     scheduled(tmp_path, at)
-    lost = sh("kvstats s1.jsonl")
+    lost = sh("kvstats s1.jsonl | tee lost.json")
     assert lost.status == 1 and "shard 0/2 is missing" in lost.err
     assert json.loads(lost.out)["successful_requests"] < 24
+    for records in ("merged.json s0.jsonl s1.jsonl", "lost.json s1.jsonl"):
+        audit = sh(f"cat plan.jsonl {records} | kvreport --audit")
+        assert "agrees with its records" in audit.out, audit.out
 
 
 def scheduled(folder: Path, at: int) -> None:
