@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tests.kvload.exchanges import DONE, ROLE, delta, exchange_of, patient, sse, untimed, usage
 
 from kvload.answer import Answer, parse_answer
+from kvload.events import take_events
+from kvload.transcript import Transcript
 from kvpipe.records import Status
 
 CAPTURES = Path(__file__).parents[1] / "data" / "captures"
@@ -484,3 +486,20 @@ def test_garbage_never_raises(reads: list[bytes], status: int):
     assert answer.status != "ok"
     assert answer.error is not None
     answer.error.encode()
+
+
+def test_an_event_of_many_reads_is_joined_once(monkeypatch: pytest.MonkeyPatch):
+    """A line of megabytes comes in thousands of reads: joining at each is the square of them."""
+    looked_at = []
+
+    def counting(text: bytes) -> tuple[list[bytes], bytes]:
+        looked_at.append(len(text))
+        return take_events(text)
+
+    monkeypatch.setattr("kvload.transcript.take_events", counting)
+    long = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 3000
+    reads = [bytes([byte]) for byte in long + b'"}}]}\n\n'] + [b"data: [DONE]\n", b"\n"]
+    transcript = Transcript()
+    transcript.read_stream(reads, whole=True)
+    assert transcript.done and transcript.text() == "x" * 3000
+    assert sum(looked_at) < 2 * len(long)

@@ -11,6 +11,7 @@ A read that spans several segments carries the last one's stamp (net/ipv4/tcp.c)
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import sys
@@ -135,11 +136,14 @@ class StampedSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         # Called for every chunk of every stream: what could be a function of its own is not.
         size = _READ_BYTES if bufsize > _READ_BYTES else bufsize
-        if not self.stamped:
-            data = super().recv(size, flags)
-            self.user_ns = _perf_ns()
-            return data
-        data, ancillary, _, _ = self.recvmsg(size, _ANCILLARY, flags)
+        try:
+            if not self.stamped:
+                data = super().recv(size, flags)
+                self.user_ns = _perf_ns()
+                return data
+            data, ancillary, _, _ = self.recvmsg(size, _ANCILLARY, flags)
+        except MemoryError:  # asyncio would print a traceback; an OSError ends the request alone
+            raise OSError(errno.ENOMEM, "no memory for what was received") from None
         user = _perf_ns()
         offset = user - _wall_ns()
         if not -_JUMP_NS < offset - self._offset_ns < _JUMP_NS:

@@ -84,17 +84,25 @@ class Transcript:
         With `whole` the stream ended as it should, and an event without its empty line counts
         too; else such a rest was cut off, and is left out.
         """
-        rest = b""
+        rest: list[bytes] = []  # of an event that is not whole yet: joined once, it may be long
         for position, data in enumerate(with_line_feeds(reads)):
-            if rest or not self._is_like_others(position, data):
-                events, rest = take_events(rest + data)
-                for event in events:
-                    if not self._is_like_others(position, event):
-                        self._read_event(position, event)
-                        if self.done:
-                            return
+            if not data or (not rest and self._is_like_others(position, data)):
+                continue
+            ends = b"\n\n" in data or (
+                bool(rest) and data.startswith(b"\n") and rest[-1].endswith(b"\n")
+            )
+            rest.append(data)
+            if not ends:
+                continue
+            events, left = take_events(b"".join(rest))
+            rest = [left] if left else []
+            for event in events:
+                if not self._is_like_others(position, event):
+                    self._read_event(position, event)
+                    if self.done:
+                        return
         if whole and rest:
-            self._read_event(len(reads) - 1, rest)
+            self._read_event(len(reads) - 1, b"".join(rest))
 
     def _is_like_others(self, position: int, event: bytes) -> bool:
         """Take `event` if it is exactly one, and known but for its text."""
