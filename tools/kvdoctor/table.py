@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from kvdoctor.rules import client
+from kvpipe.process import legible
 from kvpipe.records import Diagnosis
 
 WIDTH = 96
@@ -37,14 +38,14 @@ def _paragraph(alike: list[Diagnosis]) -> str:
     one = alike[0]
     places = [held.where for held in alike if held.where]
     where = ", ".join(places) or ("this machine" if one.code in OF_THIS_MACHINE else "")
-    head = f"{one.severity:<{LABEL}}{one.code}  {where}".rstrip()
+    head = f"{one.severity:<{LABEL}}{one.code}  {legible(where)}".rstrip()
     rows = [("seen", one.seen), ("means", one.means), ("change", one.change)]
     return "\n".join([head, *(_row(name, text) for name, text in rows if text), ""])
 
 
 def _row(name: str, text: str) -> str:
     return textwrap.fill(
-        text,
+        legible(text),
         WIDTH,
         initial_indent=f"  {name:<{LABEL - 2}}",
         subsequent_indent=" " * LABEL,
