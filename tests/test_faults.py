@@ -69,7 +69,11 @@ TWO = [OPEN, chunk(token("a")), chunk(token("b"))]
 SOON = Pause(0.05)  # so that what was written before a reset is read before it
 DEAD = event({"error": {"message": "EngineCore encountered an issue", "code": 500}})
 MEGABYTE = b"x" * 1_000_000
-GIANT: list[Step] = [OPEN, b"%x\r\n" % 100_000_000, *[MEGABYTE] * 100, b"\r\n", LAST_CHUNK]
+
+
+def giant(megabytes: int) -> list[Step]:
+    """One chunk without a line end."""
+    return [OPEN, b"%x\r\n" % (megabytes * 10**6), *[MEGABYTE] * megabytes, b"\r\n", LAST_CHUNK]
 
 
 def refusal(status: str, body: bytes, *lines: str) -> Reply:
@@ -117,7 +121,7 @@ REPLIES: dict[str, Reply] = {
     "redirect": refusal("302 Found", b"", "location: http://me:hidden@127.0.0.1:1/x"),
     "engine-death": [*TWO, chunk(DEAD), chunk(DONE), LAST_CHUNK],
     "given-up": [*TWO, chunk(event(choice({}, "abort"))), chunk(DONE), LAST_CHUNK],
-    "giant-chunk": GIANT,
+    "giant-chunk": giant(100),
 }
 
 
@@ -184,7 +188,7 @@ def test_the_test_of_a_row_exists(where: str) -> None:
 def test_an_answer_that_is_a_fault(row: Answered, sh: Shell, tmp_path: Path) -> None:
     faulty = Faulty(REPLIES[row.name], once=row.name == "reset-once")
     work = workload(tmp_path, "good one", "bad two", "good three")
-    patience = 1 if row.status == "timeout" else 60
+    patience = 2 if row.status == "timeout" else 60
     with FakeServer(faulty) as server:
         done = sh(kvload(server.url, work, patience))
     told = records(done.out, "request")
@@ -201,8 +205,7 @@ def test_an_answer_that_is_a_fault(row: Answered, sh: Shell, tmp_path: Path) -> 
     failed = int(row.status != "ok")
     assert (end["complete"], end["ok"], end["failed"]) == (True, 3 - failed, failed)
     assert done.status == row.row().returned == failed
-    if patience > 1:  # a busy machine may need the second for a good answer too
-        assert (before["status"], after["status"]) == ("ok", "ok")
+    assert (before["status"], after["status"]) == ("ok", "ok")
 
 
 def elsewhere(name: str) -> Row:
@@ -325,7 +328,7 @@ def test_a_disk_that_fills(sh: Shell, tmp_path: Path) -> None:
 
 def test_memory_that_ends(sh: Shell, tmp_path: Path) -> None:
     row = elsewhere("memory")
-    with FakeServer(Faulty(GIANT)) as server:
+    with FakeServer(Faulty(giant(200))) as server:
         work = workload(tmp_path, "good one", "bad two")
         done = sh(f"ulimit -v 300000; {kvload(server.url, work)}")
     told = [one["status"] for one in records(done.out, "request")]
