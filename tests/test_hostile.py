@@ -179,6 +179,7 @@ def test_markdown() -> None:
 
 def test_text() -> None:
     quiet(rendered("text"))
+    quiet(rendered("brief"))
 
 
 def test_csv() -> None:
