@@ -35,9 +35,9 @@ from kvstats.lots import AT_ONCE, Batch
 from kvstats.round import Part, Round
 from kvstats.streams import Indexes, Rounds, indexes_of, no_collection, read_block
 
-# Bytes that are read by one process: some 10,000 requests, in 0.1 s. What it holds by then the
-# others hold with it as long as they live.
-ALONE = 16 << 20
+# Bytes that are read by one process: some 2,500 requests, in a few hundredths of a second. What it
+# holds by then the others hold with it as long as they live: 16 MB cost a million requests 15 MB.
+ALONE = 4 << 20
 MOST = 4  # reading processes; with more of them this one is what they wait for
 BUSY = 0.75  # of the machine's processors, by the load average of the last minute
 AHEAD = 4  # blocks that one has or waits for: where others want the processor, turns are late
