@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.family import ROOT, environment
 from tests.real.engine import BLOCK_TOKENS, Stack
+from tests.real.piece import SCALE, plan_of_a_piece, run
 from tests.real.pipeline import measure
 
 from kvpipe.jsonl import open_lines, read_records
 from kvpipe.records import Planned
 from kvplan.analysis.accesses import accesses, planned_visits
 from kvplan.analysis.curve import sized
-
-TRACE = ROOT / "tests/data/traces/conversation_trace.jsonl.gz"
-SCALE = "--scale 1/4 --block-tokens 128"
-"""Blocks of 512 tokens become whole blocks of the engine, of 128."""
-
-
-def run(*words: str) -> bytes:
-    return subprocess.run(words, env=environment(), stdout=subprocess.PIPE, check=True).stdout
 
 
 def ideal_of(plan: Path) -> list[int]:
@@ -38,13 +28,9 @@ def test_every_request_of_a_trace_hits_what_was_predicted(
     empty_stack: Stack, tmp_path: Path
 ) -> None:
     """One node's cache holds all of it; the store behind it has nothing that the node has not."""
-    piece, plan = tmp_path / "piece.jsonl", tmp_path / "plan.jsonl"
-    sample = (str(ROOT / "stack/sample.py"), str(TRACE), "--one-in", "200", "--which", "42")
-    piece.write_bytes(run(sys.executable, *sample, "--longest", "20", "--blocks", "250"))
     node = empty_stack.b.url
-    made = f"kvplan --trace {piece} {SCALE}"
     more = "--output-tokens 2 --sentinels 0 --api completions --token-ids 300-4000"
-    plan.write_bytes(run(*f"{made} {more}".split()))
+    plan = plan_of_a_piece(tmp_path, more)
     load = f"kvload --url {node} --workload {plan} --api completions --concurrency 1"
     done = measure(tmp_path, f"{load} --round 1 --salt none --warmup 0 --model {empty_stack.model}")
     (only,) = done.rounds
@@ -53,6 +39,7 @@ def test_every_request_of_a_trace_hits_what_was_predicted(
     assert [one["cached_tokens"] for one in requests] == ideal
     assert sum(map(bool, ideal)) > len(ideal) / 2, "the piece has no reuse: this shows nothing"
 
+    made = f"kvplan --trace {tmp_path / 'piece.jsonl'} {SCALE}"
     foretold = json.loads(run(*f"{made} --analyze --block-sizes 128".split()))
     (size,) = foretold["sizes"]
     assert size["ideal"]["hit_tokens"] == sum(ideal)
