@@ -67,7 +67,13 @@ def parser() -> argparse.ArgumentParser:
     add = how.add_argument
     add("--model", metavar="M", help="model to ask the engines for [the one served]")
     add("--api-key-file", metavar="F", help="file with the engines' key [$OPENAI_API_KEY]")
-    add("--header", metavar="K:V", action="append", default=[], help="send this header too")
+    add(
+        "--header",
+        metavar="K:V",
+        action="append",
+        default=[],
+        help="send this header too; @FILE: one a line",
+    )
     add("--probe-salt", action="store_true", help="clear nothing: tell which salts isolate here")
     add("--dry-run", action="store_true", help="say what would be cleared, and clear nothing")
     return top

@@ -53,7 +53,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--model", metavar="M", help="model to ask for [the one served]")
     add("--api-key-file", metavar="F", help="file with the key [$OPENAI_API_KEY]")
-    add("--header", metavar="K:V", action="append", default=[], help="send this header too")
+    add(
+        "--header",
+        metavar="K:V",
+        action="append",
+        default=[],
+        help="send this header too; @FILE: one a line",
+    )
     add(
         "--reset",
         action="store_true",

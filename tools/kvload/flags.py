@@ -47,7 +47,13 @@ def _endpoint_flags(group: argparse._ArgumentGroup) -> None:
     add("--model", metavar="M", help="model to ask for (default: the one that is served)")
     add("--api", choices=get_args(Api), help="API to use (default: chat)")
     add("--api-key-file", metavar="F", help="file with the API key (else OPENAI_API_KEY)")
-    add("--header", action="append", default=[], metavar="K:V", help="further request header")
+    add(
+        "--header",
+        action="append",
+        default=[],
+        metavar="K:V",
+        help="further request header; @FILE: one a line",
+    )
     add("--extra-body", metavar="JSON", help="further fields of every request's body")
     add("--timeout", type=positive, metavar="S", help="seconds until a request is given up"
         " (default: 600)")  # fmt: skip

@@ -247,7 +247,13 @@ def _server_arguments(group: argparse._ArgumentGroup) -> None:
     add("--url", metavar="URL", help="server that counts, with or without /v1")
     add("--model", metavar="M", help="as the server names it [the only one served]")
     add("--api-key-file", metavar="F", help="file with the key [OPENAI_API_KEY]")
-    add("--header", action="append", default=[], metavar="K:V", help="to send with each request")
+    add(
+        "--header",
+        action="append",
+        default=[],
+        metavar="K:V",
+        help="to send with each request; @FILE: one a line",
+    )
     add(
         "--block-tokens",
         type=values.number("--block-tokens", 1),
