@@ -25,7 +25,7 @@ Shell = Callable[..., Any]
         ("--scenario cold_start --requests ٣", "--requests"),
         ("--scenario cold_start --extra-body [1]", "a JSON object is expected"),
         ("--scenario cold_start --extra-body {", "not JSON"),
-        ("--scenario cold_start --header x --url http://127.0.0.1:9", "--header 'x'"),
+        ("--scenario cold_start --header x --url http://127.0.0.1:9", "write 'Name: value'"),
         ("--scenario cold_start --model m", "need --url, which is not given"),
         ("--scenario cold_start --url http://127.0.0.1:9", "connection refused"),
         ("--scenario cold_start --url nowhere", "not an http URL"),

@@ -24,7 +24,7 @@ CHAT = Planned(
 )
 TEXT = msgspec.structs.replace(CHAT, messages=None, prompt="What is it?")
 IDS = msgspec.structs.replace(CHAT, messages=None, prompt=list(range(500, 540)))
-PLACEHOLDER = letters("plan", 20)
+PLACEHOLDER = letters("longer than any seed below", 20)
 
 
 def sentinel(**content: object) -> Planned:

@@ -57,8 +57,25 @@ class Answer:
     logprobs: list[Any] | None = None
 
 
-def parse_answer(exchange: Exchange, api: Literal["chat", "completions"] = "chat") -> Answer:
-    """Works for both APIs, whichever was asked: proxies mix their chunks. Never raises."""
+def parse_answer(exchange: Exchange) -> Answer:
+    """Works for both APIs, whichever was asked: proxies mix their chunks. Never raises.
+
+    An answer that there is no memory to read is let go, so that the requests after it are not
+    lost with it; its stamps and how it ended stay.
+    """
+    try:
+        return _parsed(exchange)
+    except MemoryError:
+        exchange.let_bodies_go()
+    return Answer(
+        status=exchange.error_kind or "stream_error",
+        error=exchange.error or "no memory to read the answer",
+        chunk_ns=[],
+        reads=len(exchange.raw) or None,
+    )
+
+
+def _parsed(exchange: Exchange) -> Answer:
     reads = exchange.reads
     if exchange.status is None or exchange.status >= 300 or _encoded(exchange):
         status, error = _failed(exchange)

@@ -78,7 +78,7 @@ def draft_of(item: Ended, facts: RoundFacts) -> Draft:
     """Read what the answer said."""
     exchange = item.exchange
     return Draft(
-        record=_record(item, parse_answer(exchange, facts.api), facts),
+        record=_record(item, parse_answer(exchange), facts),
         ready_ns=item.ready_ns - facts.origin_ns,
         stamp_lag_ns=exchange.user_lag_ns if exchange.stamp_source == "kernel" else None,
     )

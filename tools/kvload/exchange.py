@@ -78,6 +78,12 @@ class Exchange:
                 self._reads = [(user, body) for _, user, body in self.raw]
         return self._reads
 
+    def let_bodies_go(self) -> None:
+        """Free what the answer said, keep its stamps: there is no memory to read it with."""
+        self._reads = None
+        for number, (kernel, user, _) in enumerate(self.raw):
+            self.raw[number] = (kernel, user, b"")
+
     @property
     def user_lag_ns(self) -> int | None:
         """The largest delay between kernel and user stamp; null without kernel stamps."""

@@ -64,7 +64,7 @@ async def _visit(requests: Sequence[Planned], leg: Leg, salt: str) -> float:
     total, count = 0.0, 0
     for item in prepare(requests, dress):
         exchange = await leg.client.send(item.body, f"warmup-{item.request_id}")
-        answer = parse_answer(exchange, leg.dress.api)
+        answer = parse_answer(exchange)
         if answer.status != "ok":
             raise ToolError(f"{leg.url}: the warm-up failed: {answer.error or answer.status}")
         if answer.first_token_ns is not None and exchange.sent_ns is not None:

@@ -157,7 +157,18 @@ def run_tool(
         status = 2
         _flush()  # it may be stdout itself that cannot be written: a full disk
         _tell(prog, describe_os_error(error), verbose)
+    except (MemoryError, RuntimeError) as error:
+        if not _starved(error):
+            raise
+        status = 2
+        _flush()
+        _tell(prog, "out of memory, or no thread to be had: see `ulimit -a`", verbose)
     sys.exit(status)
+
+
+def _starved(error: MemoryError | RuntimeError) -> bool:
+    """Whether the machine refused memory, or a thread, for which Python has no type of its own."""
+    return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
 
 def _status_of(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
