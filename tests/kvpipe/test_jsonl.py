@@ -132,6 +132,24 @@ def test_plain_and_gzipped_files_are_read_alike(tmp_path: Path) -> None:
             assert list(jsonl.read_records(stream, name)) == [END]
 
 
+def test_a_gzipped_file_that_is_cut_short_or_broken_is_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(jsonl.encode(END) * 30))
+    path = tmp_path / "run.jsonl.gz"
+    flipped = bytes([*packed[:-6], packed[-6] ^ 1, *packed[-5:]])
+    for data, words in (
+        (packed[:-9], "the compressed data is cut short"),
+        (packed[:10] + b"\xff" * 40, "broken compressed data: error"),
+        (flipped, "broken compressed data: CRC check failed"),
+    ):
+        path.write_bytes(data)
+        with (
+            pytest.raises(ToolError, match=words) as caught,
+            jsonl.open_lines(str(path)) as (_, stream),
+        ):
+            stream.read()
+        assert str(caught.value).startswith(f"{path}: ")
+
+
 def test_standard_input_may_be_gzipped_too() -> None:
     program = "from kvpipe.jsonl import *\nwith open_lines('-') as (name, stream):"
     program += "\n    for record in read_records(stream, name): write_record(record)"

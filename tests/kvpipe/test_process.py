@@ -134,6 +134,54 @@ def test_a_full_disk_is_one_line(tmp_path: Path, body: str) -> None:
     assert (done.returncode, done.stderr) == (2, "tool: no space left on device\n")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_fills_is_said_with_python_unbuffered_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbuffered: str
+) -> None:
+    """Python alone writes what fits, drops the rest and ends with 0."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    body = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    print("x" * 8000)
+    return 0
+    """
+    with (tmp_path / "out").open("wb") as out:
+        done = run(tmp_path, body, stdout=out.fileno())
+    assert (done.returncode, done.stderr) == (2, "tool: file too large\n")
+
+
+def test_an_unbuffered_tool_shows_each_line_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    done = run(tmp_path, "print('one \u8282'); sys.stdout.buffer.write(b'two'); os._exit(0)")
+    assert done.stdout == "one \u8282\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        'RuntimeError("can\'t start new thread")',
+        "ImportError('x.so: failed to map segment from shared object')",
+    ],
+)
+def test_memory_that_ended_is_one_line(tmp_path: Path, error: str) -> None:
+    done = run(tmp_path, f"raise {error}")
+    assert done.returncode == 2
+    assert done.stderr == "tool: out of memory, or no thread to be had: see `ulimit -a`\n"
+
+
+def test_a_usage_error_quotes_neither_escapes_nor_keys(tmp_path: Path) -> None:
+    body = "new_parser('tool', 'It.', '').parse_args(argv)"
+    flags = ("--bad\x1b[31m\n", "--api-key", "sk-1", "--Auth-Token=sk-2", "http://u:sk-3@h/x")
+    done = run(tmp_path, body, *flags)
+    said = "--bad\\x1b[31m\\n --api-key ... --Auth-Token=... http://h/x"
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"\ntool: error: unrecognized arguments: {said}\n")
+
+
 def test_a_closed_stderr_loses_no_data(tmp_path: Path) -> None:
     writer = closed_pipe()
     done = run(tmp_path, "complain('a word'); print('data'); return 0", stderr=writer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -48,21 +49,31 @@ def write_record(record: object, out: BinaryIO | None = None) -> None:
 def open_lines(path: str | None) -> Iterator[tuple[str, IO[bytes]]]:
     """Open `path` for reading, `-` and None being stdin, gzip by its magic; yields (name, stream).
 
-    Raises UsageError when stdin would be read from a terminal: a tool must not sit there silently.
+    Raises UsageError when stdin would be read from a terminal: a tool must not sit there silently;
+    ToolError where compressed data is cut short or broken, and the reader has no word of its own.
     """
     if path is None or path == "-":
         if sys.stdin.isatty():
             raise UsageError("nothing to read: pipe records in, or name a file (see --help)")
-        yield "stdin", _unpacked(cast("BufferedReader", sys.stdin.buffer))
+        with _unpacked(cast("BufferedReader", sys.stdin.buffer), "stdin") as stream:
+            yield "stdin", stream
         return
-    with Path(path).open("rb") as raw:
-        yield path, _unpacked(raw)
+    with Path(path).open("rb") as raw, _unpacked(raw, path) as stream:
+        yield path, stream
 
 
-def _unpacked(raw: BufferedReader) -> IO[bytes]:
+@contextmanager
+def _unpacked(raw: BufferedReader, name: str) -> Iterator[IO[bytes]]:
     """The stream, through gzip if it begins as gzip does."""
-    packed = raw.peek(2)[:2] == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if packed else raw
+    if raw.peek(2)[:2] != b"\x1f\x8b":
+        yield raw
+        return
+    try:
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+    except EOFError as error:
+        raise ToolError(f"{name}: the compressed data is cut short") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise ToolError(f"{name}: broken compressed data: {lower_first(str(error))}") from error
 
 
 def decode_line(line: bytes, place: str) -> AnyRecord:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import io
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -32,6 +34,9 @@ exit status:
   2  it could not run (usage, config, unreachable server, broken input)
   death by the signal for SIGINT, SIGTERM, SIGPIPE
 """
+
+_SECRET_FLAG = re.compile(r"(?i)(-[\w-]*(?:key|token|secret|passw|auth|header)[\w-]*[= ])\S+")
+_USER = re.compile(r"(?<=://)[^\s/?#]*@")
 
 
 class ToolError(Exception):
@@ -102,6 +107,13 @@ def die_of(signum: int) -> NoReturn:
     os._exit(128 + signum)  # only if the signal is blocked
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes what was typed as what it is: one line, and no key that was given to a wrong flag."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(legible(_USER.sub("", _SECRET_FLAG.sub(r"\1...", message))))
+
+
 def new_parser(
     prog: str, description: str, examples: str, usage: str | None = None
 ) -> argparse.ArgumentParser:
@@ -110,7 +122,7 @@ def new_parser(
     def formatter(prog: str) -> argparse.HelpFormatter:
         return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=80)
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         usage=usage and _folded(usage, width=80 - len("usage: ")),
         description=_folded(description),
@@ -140,6 +152,7 @@ def run_tool(
     """Run `main(argv)` and end the process as the family does; never returns."""
     arguments = sys.argv[1:] if argv is None else argv
     verbose = "-v" in arguments or "--verbose" in arguments
+    _write_whole()
     try:
         status = _status_of(main, argv)
         sys.stdout.flush()
@@ -157,7 +170,7 @@ def run_tool(
         status = 2
         _flush()  # it may be stdout itself that cannot be written: a full disk
         _tell(prog, describe_os_error(error), verbose)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not _starved(error):
             raise
         status = 2
@@ -166,9 +179,24 @@ def run_tool(
     sys.exit(status)
 
 
-def _starved(error: MemoryError | RuntimeError) -> bool:
+def _starved(error: MemoryError | RuntimeError | ImportError) -> bool:
     """Whether the machine refused memory, or a thread, for which Python has no type of its own."""
-    return isinstance(error, MemoryError) or str(error) == "can't start new thread"
+    refused = ("can't start new thread", "failed to map segment", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(one in str(error).lower() for one in refused)
+
+
+def _write_whole() -> None:
+    """Give stdout the buffer that PYTHONUNBUFFERED, which images set, takes from it.
+
+    Without one Python writes once and drops what a disk that fills, or a pipe in a signal, did not
+    take: half a line, and status 0.
+    """
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        text = sys.stdout
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), text.encoding, text.errors, line_buffering=True
+        )
 
 
 def _status_of(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
