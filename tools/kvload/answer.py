@@ -22,6 +22,8 @@ from kvload.exchange import Exchange
 from kvload.transcript import Transcript, shortened
 from kvpipe.records import Status
 
+MOST = 2**53
+"""Tokens that no answer has: what counts more counts something else."""
 _BLANK = b"\xef\xbb\xbf \t\r\n"  # a byte order mark, and blanks
 
 
@@ -172,7 +174,8 @@ def _details(said: Transcript) -> dict[str, Any] | None:
 
 def _count(counts: dict[str, Any] | None, key: str) -> int | None:
     value = (counts or {}).get(key)
-    return value if isinstance(value, int) and value is not True and value >= 0 else None
+    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
+    return value if whole else None
 
 
 def _stamp(stamps: list[int], read: int | None) -> int | None:

@@ -23,7 +23,14 @@ _SIZES_KEPT = 4096
 
 
 class BadFraming(Exception):
-    """The answer is not HTTP/1.1 as we understand it; the message says what was seen."""
+    """The answer is not HTTP/1.1 as we understand it; the message says what was seen.
+
+    `body`: what the same read held of the body before that.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.body = b""
 
 
 def header_line(name: str, value: str) -> str:
@@ -205,15 +212,27 @@ class AnswerFraming:
             pieces.append(data[begin:stop])
             at = stop + 2
         if at < end:
-            pieces.append(self._walk_pieces(data[at:] if at else data))
+            try:
+                pieces.append(self._walk_pieces(data[at:] if at else data))
+            except BadFraming as problem:
+                problem.body = b"".join((*pieces, problem.body))
+                raise
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _walk_pieces(self, data: bytes) -> bytes:
         """Any cut at all. `_left` counts what is left of a chunk together with its CRLF."""
-        left = self._left
         if self._tail:
             data, self._tail = self._tail + data, b""
         pieces: list[bytes] = []
+        try:
+            self._take_pieces(data, pieces)
+        except BadFraming as problem:
+            problem.body = b"".join(pieces)
+            raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take_pieces(self, data: bytes, pieces: list[bytes]) -> None:
+        left = self._left
         at, end = 0, len(data)
         while at < end:
             if left > 2:
@@ -233,23 +252,22 @@ class AnswerFraming:
                 if line_end < 0:
                     self._keep_tail(data[at:])
                     break
-                size = _chunk_size(data[at:line_end])
+                size = _chunk_size(_short(data[at:line_end]))
                 at = line_end + 1
                 if not size:
                     self.walk = self._walk_trailer
                     self._left = 0
                     self._walk_trailer(data[at:])
-                    return b"".join(pieces)
+                    return
                 left = size + 2
         self._left = left
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _walk_trailer(self, data: bytes) -> bytes:
         """Lines after the last chunk, up to an empty one; nothing in them is of use here."""
         data, self._tail = self._tail + data, b""
         at = 0
         while (line_end := data.find(b"\n", at)) >= 0:
-            empty = data[at:line_end] in (b"", b"\r")
+            empty = _short(data[at:line_end]) in (b"", b"\r")
             at = line_end + 1
             if empty:
                 self.complete = True
@@ -259,9 +277,14 @@ class AnswerFraming:
         return b""
 
     def _keep_tail(self, tail: bytes) -> None:
-        if len(tail) > _MAX_SIZE_LINE:
-            raise BadFraming(f"a line of the chunked framing exceeds {_MAX_SIZE_LINE} bytes")
-        self._tail = tail
+        self._tail = _short(tail)
+
+
+def _short(line: bytes) -> bytes:
+    """A line of the chunked framing, or its beginning; refused if too long, however it came."""
+    if len(line) > _MAX_SIZE_LINE:
+        raise BadFraming(f"a line of the chunked framing exceeds {_MAX_SIZE_LINE} bytes")
+    return line
 
 
 def _content_length(text: str) -> int:

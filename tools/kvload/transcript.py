@@ -25,6 +25,10 @@ _NOT_FINISHED = ("abort", "error")  # vLLM's words for an answer that it gave up
 DONE = b"[DONE]"
 
 
+MAX_DEPTH = 100
+"""Lists and objects inside each other; what is deeper could be read here and not be written."""
+
+
 class Choice:
     """One choice of the answer, put together."""
 
@@ -209,10 +213,13 @@ class Transcript:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # NaN, Infinity and half surrogates are no JSON, but Python servers write them.
             try:
-                value = json.loads(data)
+                value = recordable(json.loads(data))
             except (ValueError, RecursionError):
                 self.garbled = self.garbled or f"not JSON: {shortened(data, 80)}"
                 return None
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH and too_deep(value):
+            self.garbled = self.garbled or f"nested deeper than {MAX_DEPTH}: {shortened(data, 80)}"
+            return None
         if isinstance(value, dict):
             return value
         self.garbled = self.garbled or f"not a JSON object: {shortened(data, 80)}"
@@ -265,6 +272,37 @@ def shortened(text: str | bytes, limit: int = 300) -> str:
         text = text[: 4 * limit].decode("utf-8", "replace")
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def recordable(value: Any) -> Any:
+    """The value as a record can hold it: no half surrogates, no numbers that JSON has not.
+
+    Integers that no reader takes become null, as NaN and Infinity do.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {recordable(key): recordable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [recordable(one) for one in value]
+    if isinstance(value, int | float) and not -(2**63) <= value < 2**64:
+        return None
+    return value
+
+
+def too_deep(value: Any) -> bool:
+    """Whether it is nested deeper than anything that a server has to say."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            below
+            for one in level
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _calls_text(calls: list[dict[str, Any]]) -> list[str]:
