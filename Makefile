@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats calibrate contamination aa audit docs lock record engines browser prometheus pipes screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats growth calibrate contamination aa audit docs lock record engines browser prometheus pipes screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,7 +88,7 @@ replay: export KV_OUT = $(value OUT)
 replay: $(INSTALLED)  ## A piece of a public trace on real engines: predicted and measured (10 minutes)
 	@stack/replay.sh "$${KV_OUT:-replay-out}"
 
-bench bench-peers bench-stats: export KV_LABEL = $(value LABEL)
+bench bench-peers bench-stats growth: export KV_LABEL = $(value LABEL)
 calibrate: export KV_OUT = $(value OUT)
 
 bench: $(INSTALLED)  ## Measure every goal of the client: make bench [LABEL=two-cores keeps it]
@@ -103,6 +103,9 @@ bench-stats: $(INSTALLED)  ## kvstats on up to a million requests, beside jq and
 	@[[ -x .venv-peers/duckdb/bin/python ]] || python -m venv .venv-peers/duckdb
 	@.venv-peers/duckdb/bin/python -m pip install --quiet --disable-pip-version-check duckdb
 	@python -m bench.stats $${KV_FULL:+--full} $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+growth: $(INSTALLED)  ## Cost against streams, rate, prompt length, workers, shards, records (8 minutes) [LABEL]
+	@python -m bench.growth $${KV_LABEL:+"--label=$$KV_LABEL"}
 
 calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"
