@@ -15,6 +15,7 @@ import msgspec
 from kvengine.counters import counter, snapshot
 from kvengine.server import Server
 from kvload.settings import Api
+from kvpipe.jsonl import NOT_JSON
 
 CANDIDATES = 5
 """Likeliest tokens at each place: the most that OpenAI's completions give."""
@@ -50,7 +51,7 @@ async def why_none(server: Server, model: str, api: Api) -> str | None:
     try:
         told = msgspec.json.decode(answer.text)
         return None if told["choices"][0]["logprobs"] else "its answers carry none"
-    except (msgspec.DecodeError, LookupError, TypeError):
+    except (LookupError, TypeError, *NOT_JSON):
         return "its answers carry none"
 
 

@@ -7,6 +7,7 @@ walks the framing just far enough to know the end. The waiting task is woken onc
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import ssl
 import time
@@ -84,6 +85,12 @@ class Connection(asyncio.Protocol):
         return self._done
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._take(data)
+        except MemoryError:  # this answer alone pays, and at once: the others need what it holds
+            self._closed_by_peer(OSError(errno.ENOMEM, "no memory for what was received"))
+
+    def _take(self, data: bytes) -> None:
         # Called for every chunk of every stream, with all the others waiting.
         sock = self._sock
         user = sock.user_ns
@@ -100,7 +107,7 @@ class Connection(asyncio.Protocol):
         try:
             body = framing.walk(data)
         except BadFraming as problem:
-            self._raw.append((kernel, user, b""))
+            self._raw.append((kernel, user, problem.body))
             self._note_head()
             self.give_up("stream_error", str(problem), user)
             return
@@ -154,6 +161,8 @@ class Connection(asyncio.Protocol):
             exchange.ended_ns = _perf_ns()
             self._settle(exchange)
             return
+        if isinstance(exc, OSError) and exc.errno == errno.ENOMEM:
+            exchange.let_bodies_go()
         what = "connection closed" if exc is None else f"connection lost ({plain(exc)})"
         self.unanswered = not self._raw
         kind: Status = "connect_error" if self.unanswered else "truncated"

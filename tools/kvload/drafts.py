@@ -7,6 +7,7 @@ where all of them are known (`ledger`), which may be another process.
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +17,9 @@ from kvload.bodies import Prepared
 from kvload.exchange import Exchange
 from kvload.settings import Api
 from kvpipe.records import Request
+
+_MEMORY_TRIES = 20
+_MEMORY_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,20 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 def draft_of(item: Ended, facts: RoundFacts) -> Draft:
-    """Read what the answer said."""
+    """Read what the answer said; where memory ran out, wait a little for the answer that took it.
+
+    One that fills the memory is let go as soon as the next of its bytes finds no room
+    (`connection`), so the records of the others must only outlast that.
+    """
+    for _ in range(_MEMORY_TRIES):
+        try:
+            return _draft(item, facts)
+        except MemoryError:
+            time.sleep(_MEMORY_PAUSE_S)
+    return _draft(item, facts)
+
+
+def _draft(item: Ended, facts: RoundFacts) -> Draft:
     exchange = item.exchange
     return Draft(
         record=_record(item, parse_answer(exchange), facts),
