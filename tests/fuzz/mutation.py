@@ -131,7 +131,7 @@ def broken(seeds: st.SearchStrategy[bytes], most: int = 4) -> st.SearchStrategy[
     return st.builds(done, seeds, steps)
 
 
-# --- values inside JSON ----------------------------------------------------------------------------
+# --- values inside JSON -------------------------------------------------------------------------
 
 Change = tuple[int, int, int]
 changes = st.tuples(PLACES, st.integers(0, 9), st.integers(0, len(WEIRD) - 1))

@@ -13,6 +13,7 @@ from kvclear.nodes import Node
 from kvengine.counters import Snapshot, counter
 from kvengine.server import Answer
 from kvengine.tokenize import floor_tokens
+from kvpipe.jsonl import NOT_JSON
 
 ANSWER_S = 600.0
 COUNTED_S = 5.0
@@ -61,7 +62,7 @@ async def ask(node: Node, text: str, rank: str | None = None) -> Told:
         raise CanaryRefused(answer.short(120))
     try:
         told = msgspec.json.decode(answer.text, type=_Completion)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise CanaryRefused(f"no completion: {answer.short(80)}") from error
     details = told.usage.prompt_tokens_details if told.usage else None
     cached = details.cached_tokens if details else None

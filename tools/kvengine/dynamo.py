@@ -13,6 +13,7 @@ from typing import Any
 
 from kvengine.engine import Engine, Outcome
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 
 
 async def clear(server: Server) -> Outcome:
@@ -43,7 +44,7 @@ def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def _object(text: object) -> dict[str, Any]:
     try:
         value = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
+    except NOT_JSON:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from kvengine.server import Answer, Server
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError
 
 ENGINES_BY_OWNER = {
@@ -77,7 +78,7 @@ def _read_models(server: Server, answer: Answer) -> list[_Model]:
         )
     try:
         models = msgspec.json.decode(answer.text, type=_Models).data
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(
             f"{server.shown}: no OpenAI-compatible endpoint: /v1/models is no model list "
             f"({answer.short(80)})"
@@ -106,5 +107,5 @@ async def _version(server: Server) -> str | None:
     answer = await server.get("/version")
     try:
         return msgspec.json.decode(answer.text, type=_Version).version if answer.ok else None
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None

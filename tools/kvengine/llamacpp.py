@@ -12,6 +12,7 @@ import json
 
 from kvengine.engine import Engine, Formula, Outcome, term
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 
 COUNTERS: dict[str, Formula] = {
     # Those that were processed; what came from a cache is not among them.
@@ -53,7 +54,7 @@ def slot_ids(text: str) -> list[int] | None:
     """The ids of all slots; null if the answer is no list of them."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(value, list):
         return None
@@ -65,7 +66,7 @@ def erased_tokens(text: str, slot: int) -> int | None:
     """Tokens that the answer says were erased from this slot; null if it does not say so."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(value, dict) or value.get("id_slot") != slot:
         return None

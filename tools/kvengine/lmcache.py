@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from kvengine.engine import Engine, Outcome
 from kvengine.server import Server, Unreachable
+from kvpipe.jsonl import NOT_JSON
 
 LARGEST_WORLD = 1024
 """Workers of one engine beyond which an answer is not believed."""
@@ -52,7 +53,7 @@ async def worker_ports(server: Server) -> list[int] | None:
     port = urlsplit(server.base).port
     try:
         value = json.loads(answer.text) if answer.ok else None
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(value, dict) or port is None:
         return None
@@ -78,7 +79,7 @@ def removed_tokens(text: str) -> int | None:
     """Tokens that an answer says were removed; null if it does not say success."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(value, dict) or value.get("status") != "success":
         return None

@@ -19,6 +19,7 @@ from typing import Any
 
 from kvengine.engine import Engine, Formula, Outcome, term
 from kvengine.server import Answer, Server
+from kvpipe.jsonl import NOT_JSON
 
 COUNTERS: dict[str, Formula] = {
     "store_puts": ((term("lmcache_mp_l1_write_chunks_total"),),),
@@ -94,7 +95,7 @@ def levels(text: str) -> int | None:
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from kvengine.engine import Engine, Formula, Outcome, Store, term
 from kvengine.exposition import parse
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 
 COUNTERS: dict[str, Formula] = {
     "store_puts": (
@@ -74,7 +75,7 @@ def removed_count(text: str) -> int | None:
     """Objects that the answer says were removed; null if it does not say success."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     if not isinstance(value, dict) or value.get("success") is not True:
         return None
@@ -119,7 +120,7 @@ async def remove_through_client(master: str, key: str) -> Outcome:
     # The library may print beside it; ours is the last line.
     try:
         value = json.loads(said.decode(errors="replace").strip().rpartition("\n")[2])
-    except ValueError:
+    except NOT_JSON:
         value = {"error": f"the client ended with status {process.returncode}"}
     removed = value.get("removed")
     if isinstance(removed, int):
@@ -162,7 +163,7 @@ async def not_leading(server: Server) -> str | None:
 def _leader_address(text: str) -> str | None:
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     address = value.get("leader_address") if isinstance(value, dict) else None
     return address if isinstance(address, str) and address else None

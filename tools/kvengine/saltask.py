@@ -14,6 +14,7 @@ from kvengine.counters import Snapshot, counter, delta, snapshot
 from kvengine.engines import ENGINES
 from kvengine.exposition import name_of
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.records import Planned, SaltWay
 from kvprompt.salt import salted
 
@@ -85,7 +86,7 @@ async def ask(endpoint: Endpoint, way: SaltWay, text: str, salt: str) -> Told:
         return Told(cached_tokens=None, refused=answer.short(120))
     try:
         told = msgspec.json.decode(answer.text, type=_Answer)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return Told(cached_tokens=None, refused=f"no completion: {answer.short(80)}")
     usage = told.usage or _Usage()
     after = await _counted(endpoint.server, before, usage.prompt_tokens)

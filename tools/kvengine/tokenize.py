@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Text or token ids for completions, messages for chat."""
@@ -45,7 +46,7 @@ async def _tokenized(server: Server, body: dict[str, Any]) -> list[int] | None:
         return None
     try:
         return msgspec.json.decode(answer.text, type=_Tokens).tokens
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from kvengine.engine import Behind, Beside, Engine, Formula, Found, Outcome, Ranks, less, term
 from kvengine.server import Server
+from kvpipe.jsonl import NOT_JSON
 
 _STORE_TIME = "vllm:mooncake_store_operation_time_seconds"
 _LMCACHE_MP = "vllm:lmcache_mp_lookup_duration_seconds"
@@ -113,7 +114,7 @@ def _success(text: str) -> bool | None:
     """What the body admits; null for an empty one and for any other."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except NOT_JSON:
         return None
     said = value.get("success") if isinstance(value, dict) else None
     return said if isinstance(said, bool) else None

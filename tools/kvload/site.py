@@ -13,7 +13,7 @@ from kvengine.engines import ENGINES
 from kvengine.identify import Identity, identify
 from kvengine.saltask import Endpoint
 from kvengine.saltprobe import SaltProbe, probe_way
-from kvengine.server import Server
+from kvengine.server import TIMEOUT_S, Server
 from kvengine.tokenize import floor_tokens
 from kvengine.urls import redact
 from kvload.settings import Access, Experiment
@@ -22,6 +22,7 @@ from kvpipe.records import Role, SaltWay
 
 STARTING_S = 5.0  # that an engine is given to become ready
 LOOK_S = 0.5
+LEAST_TIMEOUT_S = 2.0  # for questions: a short --timeout is meant for the answers of the round
 SALTED_ENGINES = ("vllm", "sglang", "kvsim")
 EnterServer = Callable[[Server], Awaitable[Server]]
 
@@ -79,7 +80,8 @@ class Site:
 
 def open_server(url: str, access: Access) -> Server:
     """A server with the experiment's access; the session opens on entering it."""
-    return Server(url, api_key=access.api_key, headers=access.headers)
+    patience_s = min(TIMEOUT_S, max(access.timeout_s, LEAST_TIMEOUT_S))
+    return Server(url, access.api_key, access.headers, timeout_s=patience_s)
 
 
 async def refuse_dead(server: Server, patience_s: float = STARTING_S) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmatrix.matrix import Scenario
+from kvpipe.jsonl import NOT_JSON
 
 NAMED = re.compile(r"attempt-(?P<number>[1-9][0-9]*)(?P<part>\.part)?")
 DESCRIBED = "scenario.json"
@@ -65,7 +66,7 @@ def fingerprint_in(attempt: Path) -> str | None:
     """Of which experiment an attempt is; None if it does not say, being cut short."""
     try:
         described = json.loads((attempt / DESCRIBED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return None
     found = described.get("fingerprint") if isinstance(described, dict) else None
     return found if isinstance(found, str) else None

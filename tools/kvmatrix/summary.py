@@ -12,6 +12,7 @@ from kvmatrix.disk import DESCRIBED, Attempts, attempts_at
 from kvmatrix.estimate import duration
 from kvmatrix.matrix import Matrix, Scenario
 from kvmatrix.quoting import shown
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.records import Outcome
 
 LOG_LINES = 3  # of a failed attempt, at the end: what went wrong, and what was going on
@@ -58,7 +59,7 @@ def _unverified(attempts: Attempts) -> str | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return "no readable record of the isolation"
     if record.get("verified") is True:
         return None
@@ -71,7 +72,7 @@ def _records(stats: Path) -> list[dict[str, Any]]:
     try:
         lines = stats.read_bytes().splitlines()  # of text: a name may have a U+2028
         return [json.loads(line) for line in lines]
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return []
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from kvmatrix.matrix import Matrix
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError, UsageError
 from kvpipe.stein import FIRST_REPEATS, half_width
 
@@ -96,7 +97,7 @@ def fix(matrix: Matrix, until: Until, report: str) -> Fixed:
     """What a report on the first stage fixes; ToolError where it cannot be said."""
     try:
         found = msgspec.json.decode(Path(report).read_bytes()).get("until")
-    except (OSError, msgspec.DecodeError, AttributeError) as error:
+    except (OSError, AttributeError, *NOT_JSON) as error:
         raise ToolError(f"{report}: no report of kvreport: {error}") from error
     if not found or found.get("needed") is None:
         raise ToolError(
@@ -124,5 +125,5 @@ def _fingerprints(matrix: Matrix) -> dict[str, str]:
 def _read(path: Path) -> Fixed | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Fixed)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *NOT_JSON):
         return None

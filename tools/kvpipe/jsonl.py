@@ -24,6 +24,10 @@ from kvpipe.records import SCHEMA_VERSION, AnyRecord
 
 T = TypeVar("T")
 
+NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoders raise for what is no JSON that can be read: msgspec looks at the UTF-8 of keys with
+an error of Python's own, and what is nested too deep ends in Python's stack."""
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyRecord] = msgspec.json.Decoder(AnyRecord)
 
@@ -80,7 +84,7 @@ def decode_line(line: bytes, place: str) -> AnyRecord:
     """The record of one line; ToolError with the place and the key if it is none."""
     try:
         record = _decoder.decode(line)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(f"{place}: {explain(line, str(error))}") from error
     if line.startswith(_WRITTEN):  # nearly every line there is
         return record
@@ -100,7 +104,7 @@ def explain(line: bytes, reason: str) -> str:
     """What is wrong with a refused line, naming record and key where jsonschema can tell."""
     try:
         value: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         return f"not a JSON line: {str(error).lower()} (is the file cut short, or another format?)"
     if not isinstance(value, dict) or not isinstance(value.get("record"), str):
         return "not a record: an object with a `record` key is expected"
@@ -119,5 +123,5 @@ def decode_as(kind: type[T], data: bytes, place: str) -> T:
     """`data` as one `kind`; ToolError with the place and the reason if it is not."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(f"{place}: {lower_first(str(error))}") from error

@@ -38,6 +38,9 @@ exit status:
 _SECRET_FLAG = re.compile(r"(?i)(-[\w-]*(?:key|token|secret|passw|auth|header)[\w-]*[= ])\S+")
 _USER = re.compile(r"(?<=://)[^\s/?#]*@")
 
+LONGEST = 1000
+"""Signs of a message that somebody still reads."""
+
 
 class ToolError(Exception):
     """An expected failure: one line for a person, and exit status 2 unless told otherwise."""
@@ -82,8 +85,11 @@ def legible(text: str) -> str:
 def complain(message: str, prog: str | None = None) -> None:
     """One line for people; a broken stderr is no reason to lose data."""
     name = prog or Path(sys.argv[0]).name
+    shown = legible(message)
+    if len(shown) > LONGEST:  # it quotes something endless; its end says what to do
+        shown = f"{shown[: LONGEST * 2 // 3]} ... {shown[-LONGEST // 4 :]}"
     try:
-        print(f"{name}: {legible(message)}", file=sys.stderr, flush=True)
+        print(f"{name}: {shown}", file=sys.stderr, flush=True)
     except (OSError, ValueError):
         _let_go(2)
 

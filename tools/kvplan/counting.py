@@ -11,6 +11,7 @@ import msgspec
 
 from kvengine.server import Server
 from kvengine.tokenize import floor_tokens, tokens_of
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError
 from kvpipe.records import Calibrated
 from kvprompt.chains import (
@@ -159,6 +160,6 @@ async def usage_of(server: Server, path: str, model: str, content: dict[str, Any
         raise ToolError(f"{server.shown}: a probe of {path} was answered {answer.short()}")
     try:
         usage = msgspec.json.decode(answer.text, type=_Answer).usage
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None
     return None if usage is None else usage.prompt_tokens

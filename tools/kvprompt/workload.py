@@ -12,7 +12,7 @@ from itertools import chain
 
 import msgspec
 
-from kvpipe.jsonl import decode_line
+from kvpipe.jsonl import NOT_JSON, decode_line
 from kvpipe.process import ToolError
 from kvpipe.records import Plan, Planned
 from kvprompt.hashes import plan_sha256, shape_sha256
@@ -37,7 +37,7 @@ def read_plan(stream: Iterable[bytes], name: str) -> list[RawPlan]:
 def _is_record(line: bytes) -> bool:
     try:
         value = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return False
     return isinstance(value, dict) and "record" in value
 

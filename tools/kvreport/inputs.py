@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kvpipe.jsonl import decode_line, explain, open_lines
+from kvpipe.jsonl import NOT_JSON, decode_line, explain, open_lines
 from kvpipe.process import ToolError
 from kvpipe.records import Analysis, Capacity, Outcome, RequestStats, RoundStats
 from kvreport import oldstats
@@ -109,7 +109,7 @@ def pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """The JSON objects of a file with their places, whichever of the three forms it has."""
     try:
         whole = msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         for number, line in enumerate(data.splitlines(), 1):
             if line.strip():
                 yield f"{name}:{number}", line
@@ -125,7 +125,7 @@ def _record(piece: bytes, place: str) -> RoundStats | Capacity | Outcome | Analy
     """The record; None for a request's line, which `kvstats --per-request` writes before it."""
     try:
         value: Any = msgspec.json.decode(piece)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(f"{place}: {explain(piece, str(error))}") from error
     if not isinstance(value, dict):
         raise ToolError(f"{place}: not round stats: a JSON object is expected (is it kvstats'?)")

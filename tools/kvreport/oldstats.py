@@ -33,6 +33,8 @@ RATES = {
     "hit_ratio": ("cache_hit_rate", "hit_rate"),
 }
 UNKNOWN = Stat(n=0)
+MOST = 2**53
+"""What no figure reaches, in whichever unit; the next ones are no whole numbers of their own."""
 
 
 def round_stats(values: Mapping[str, Any], place: str) -> RoundStats:
@@ -103,7 +105,8 @@ class _Source:
         value = self.values.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < MOST:
             raise self.wrong(key, "a number that is not negative")
         return float(value)
 
@@ -117,7 +120,7 @@ class _Source:
 
     def round_num(self) -> int:
         value = self.values.get("round_num")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST:
             raise self.wrong("round_num", "a round's number, from 1")
         return value
 

@@ -25,6 +25,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from kvpipe.jsonl import NOT_JSON
 from kvsim.faults import FaultSet
 from kvsim.node import fault_answer, switch_fault
 from kvsim.options import ProxyOptions
@@ -93,7 +94,7 @@ class Proxy:
             return json_answer(b'{"detail":"Method Not Allowed"}', 405)
         try:
             return await handler(request)
-        except (Broken, aiohttp.ClientError, KeyError, msgspec.DecodeError):
+        except (Broken, aiohttp.ClientError, KeyError, *NOT_JSON):
             return text_answer("Internal Server Error", "text/plain; charset=utf-8", 500)
 
     # Generation

@@ -7,6 +7,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from kvpipe.jsonl import NOT_JSON
 from kvsim.truth import Trace
 
 _END = b"\n\n"
@@ -46,7 +47,7 @@ def as_chat(event: bytes) -> bytes:
         told = msgspec.json.decode(event, type=Json)
         choice = told["choices"][0]
         text = choice["text"]
-    except (msgspec.DecodeError, KeyError, IndexError):
+    except (KeyError, IndexError, *NOT_JSON):
         return event
     inner = {
         "index": 0, "delta": {"content": text}, "logprobs": choice.get("logprobs"),

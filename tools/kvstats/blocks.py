@@ -15,6 +15,7 @@ from typing import IO, Any, cast, get_type_hints
 import msgspec
 import numpy as np
 
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError, complain
 from kvpipe.records import Request
 
@@ -71,7 +72,7 @@ def requests_of(block: bytes) -> list[Request] | None:
         return None
     try:
         requests = _decoder.decode_lines(block)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return None
     return requests if len(requests) == len(ends) else None
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kvpipe.jsonl import decode_line
+from kvpipe.jsonl import NOT_JSON, decode_line
 from kvpipe.process import ToolError, complain
 from kvpipe.records import AnyRecord, End, Request, Run, ServerMetrics
 from kvstats.blocks import blocks_of, lines_of, requests_of
@@ -266,6 +266,6 @@ def no_collection() -> Iterator[None]:
 def _is_json(line: bytes) -> bool:
     try:
         msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return False
     return True

@@ -16,6 +16,7 @@ from kvengine.identify import Identity, identify
 from kvengine.replicas import LOOKS, several_servers
 from kvengine.server import Server, Unreachable
 from kvengine.tokenize import floor_tokens, tokens_of
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError
 
 MANNERS = {"kvsim": "vllm"}
@@ -110,7 +111,7 @@ async def _server_info(server: Server) -> dict[str, Any]:
     answer = await server.get("/server_info", params={"config_format": "json"})
     try:
         value = json.loads(answer.text) if answer.ok else None
-    except ValueError:
+    except NOT_JSON:
         return {}
     config = value.get("vllm_config") if isinstance(value, dict) else None
     return config if isinstance(config, dict) else {}
@@ -141,6 +142,6 @@ async def _text_of(server: Server, model: str, tokens: list[int]) -> str | None:
     answer = await server.post("/detokenize", json={"model": model, "tokens": tokens})
     try:
         value = json.loads(answer.text) if answer.ok else None
-    except ValueError:
+    except NOT_JSON:
         return None
     return _text(value.get("prompt")) if isinstance(value, dict) else None

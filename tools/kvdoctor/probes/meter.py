@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from kvengine.server import Answer, Server
+from kvpipe.jsonl import NOT_JSON
 
 PROMPT_PATHS = ("/v1/completions", "/v1/chat/completions")
 
@@ -44,6 +45,6 @@ class MeteredServer(Server):
         self.prompts += 1
         try:
             usage = msgspec.json.decode(text, type=_Answer).usage
-        except msgspec.DecodeError:
+        except NOT_JSON:
             return
         self.tokens += usage.prompt_tokens if usage else 0

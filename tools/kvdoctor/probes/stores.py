@@ -13,6 +13,7 @@ from kvdoctor.probes.exposure import open_routes, reach_of
 from kvengine.engine import Engine, Store
 from kvengine.exposition import parse
 from kvengine.server import Server, Unreachable
+from kvpipe.jsonl import NOT_JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ async def _chunk_tokens(kind: str, server: Server) -> int | None:
     answer = await server.get(CHUNK_PAGES[kind])
     try:
         value = json.loads(answer.text) if answer.ok else None
-    except ValueError:
+    except NOT_JSON:
         return None
     size = value.get("chunk_size") if isinstance(value, dict) else None
     return size if isinstance(size, int) else None

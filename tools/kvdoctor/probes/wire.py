@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from kvdoctor.evidence import Idle, Stream
+from kvpipe.jsonl import NOT_JSON
 
 CONNECT_S = 10.0
 ANSWER_S = 120.0
@@ -163,7 +164,7 @@ def _tokens(body: bytes) -> int | None:
             continue
         try:
             event = json.loads(line[len(b"data:") :])
-        except ValueError:
+        except NOT_JSON:
             continue
         usage = event.get("usage") if isinstance(event, dict) else None
         told = usage.get("completion_tokens") if isinstance(usage, dict) else None

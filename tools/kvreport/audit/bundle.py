@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kvpipe.jsonl import decode_line, open_lines
+from kvpipe.jsonl import NOT_JSON, decode_line, open_lines
 from kvpipe.process import ToolError
 from kvpipe.records import (
     AnyRecord,
@@ -119,7 +119,7 @@ def _take(
     try:
         value: Any = msgspec.json.decode(piece)
         kind = msgspec.convert(value, _Kind).record
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except NOT_JSON:
         kind, value = None, None
     if kind == "report":
         if _note(bundle, value):

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from kvpipe.jsonl import open_lines
+from kvpipe.jsonl import NOT_JSON, open_lines
 from kvpipe.process import ToolError, UsageError
 from kvpipe.records import Arrival, End, Request, Run
 from kvstats.imports.aiperf_request import failure_of, request_of, stamp
@@ -101,7 +101,7 @@ def _lines(path: str) -> Iterator[tuple[int, Source]]:
 def _source(line: bytes, place: str) -> Source:
     try:
         value: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(
             f"{place}: not JSON: {str(error).lower()} (is the file cut short, or another format?)"
         ) from error
@@ -162,7 +162,7 @@ def _summary(path: str) -> Source | None:
         return None
     try:
         value: Any = msgspec.json.decode(beside.read_bytes())
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(f"{beside}: not JSON: {str(error).lower()}") from error
     if not isinstance(value, dict):
         raise ToolError(f"{beside}: not AIPerf's summary: an object is expected")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from kvpipe.jsonl import open_lines
+from kvpipe.jsonl import NOT_JSON, open_lines
 from kvpipe.process import ToolError
 from kvpipe.records import Arrival, End, Request, Run, Status
 from kvstats.imports.heads import foot, head, run_id_of, text_sha256, unknown_request
@@ -77,7 +77,7 @@ def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
         raise ToolError(f"{name}: empty: no result of vllm bench serve")
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         lines = [
             (f"{name}:{number}", line)
             for number, line in enumerate(data.splitlines(), 1)
@@ -91,7 +91,7 @@ def _pieces(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
 def _stream(piece: bytes, place: str, number: int) -> Iterator[Run | Request | End]:
     try:
         value: Any = msgspec.json.decode(piece)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ToolError(
             f"{place}: not JSON: {str(error).lower()} (is the file cut short, or another format?)"
         ) from error

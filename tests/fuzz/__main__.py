@@ -1,0 +1,98 @@
+"""The long run: every target in turn, with new examples, until the time is over.
+
+    python -m tests.fuzz [--minutes 10] [--only NAME ...] [--out fuzz-out]
+
+`--out` keeps Hypothesis' example database, so that what failed is tried first the next time, and
+for each target that fell its smallest input and the traceback. Exit status 1 when something fell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pprint
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.errors import HypothesisWarning
+from tests.family import environment
+from tests.fuzz.fuzzing import QUIET, TARGETS, Target
+
+TURN_S = 10.0
+"""How long one target is at it before the next one has its turn."""
+AT_FIRST = 20
+
+
+def main() -> int:
+    options = _options()
+    os.environ.update(environment())
+    warnings.simplefilter("error")
+    warnings.simplefilter("ignore", HypothesisWarning)  # of long inputs, when they are shown
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        importlib.import_module(f"tests.fuzz.{path.stem}")
+    chosen = [one for one in TARGETS.values() if not options.only or one.name in options.only]
+    if not chosen:
+        print(f"fuzz: no such target; there are {' '.join(TARGETS)}", file=sys.stderr)
+        return 2
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + options.minutes * 60
+    examples = dict.fromkeys((one.name for one in chosen), AT_FIRST)
+    while True:
+        for target in chosen:
+            if time.monotonic() >= until:
+                return _told(chosen)
+            if not target.failures:
+                begun, before = time.monotonic(), target.tried
+                _turn(target, examples[target.name], out)
+                pace = (target.tried - before) / max(0.01, time.monotonic() - begun)
+                left = min(TURN_S, max(1.0, until - time.monotonic()))
+                examples[target.name] = max(AT_FIRST, int(pace * left))
+        if all(target.failures for target in chosen):
+            return _told(chosen)
+
+
+def _turn(target: Target, examples: int, out: Path) -> None:
+    run = given(target.inputs)(target.once)
+    kept = settings(
+        QUIET, max_examples=examples, database=DirectoryBasedExampleDatabase(out / "examples")
+    )
+    # Hypothesis keeps examples by the function they are for: its name must tell the targets apart.
+    run.__qualname__ = target.name
+    try:
+        kept(run)()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        told = "".join(traceback.format_exception(error))
+        target.failures.append(told)
+        (out / f"{target.name}.input").write_text(pprint.pformat(target.last, width=100) + "\n")
+        (out / f"{target.name}.traceback").write_text(told, errors="backslashreplace")
+        print(f"fuzz: {target.name} FELL: see {out / target.name}.input", file=sys.stderr)
+
+
+def _told(targets: list[Target]) -> int:
+    """A line for each target; 1 when something fell."""
+    for target in targets:
+        state = "FELL" if target.failures else "ok"
+        print(f"{state:4}  {target.tried:9,} examples  {target.name}: {target.what}")
+    print(f"      {sum(target.tried for target in targets):9,} examples in all")
+    return 1 if any(target.failures for target in targets) else 0
+
+
+def _options() -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="fuzz", description=(__doc__ or "").split("\n")[0])
+    made.add_argument("--minutes", type=float, default=10.0)
+    made.add_argument("--only", action="append", default=[], metavar="NAME")
+    made.add_argument("--out", default="fuzz-out")
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
