@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats growth calibrate contamination aa audit docs lock record engines browser prometheus pipes screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats growth calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=..
 	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
 	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
-test: $(INSTALLED) engines browser prometheus pipes  ## Run the tests, those on real engines included
+test: $(INSTALLED) engines browser prometheus pipes hosts  ## Run the tests, those on real engines included
 	@pytest -ra
 
 check: $(INSTALLED)  ## Format, lint, types, docs, tests
@@ -81,6 +81,7 @@ real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (15 minutes)
 	@stack/matrix.sh
 
+breakeven: export REPEATS := $(value REPEATS)
 breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on real engines (10 minutes)
 	@stack/breakeven.sh
 
@@ -109,6 +110,18 @@ growth: $(INSTALLED)  ## Cost against streams, rate, prompt length, workers, sha
 
 calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"
+
+# Every machine sends its shard; docs/fleet.md says what each of these is.
+FLEET := HOSTS URL URL_B MODEL SCENARIO WORKLOAD PLAN LOAD CLEAR BETWEEN ROUNDS REPEATS LEAD LIMIT KEY_FILE KVLOAD SSH OUT
+unexport $(FLEET)
+$(foreach name,$(FLEET),$(eval fleet: export KV_$(name) = $$(value $(name))))
+fleet: $(INSTALLED)  ## One plan from several machines over ssh: make fleet HOSTS=a,user@b:2222,2/c URL=... [PLAN=] [LOAD=]
+	@fleet/run.sh $${KV_HOSTS:+--hosts "$$KV_HOSTS"} $${KV_URL:+--url "$$KV_URL"} $${KV_URL_B:+--url "2=$$KV_URL_B"} \
+	$${KV_MODEL:+--model "$$KV_MODEL"} $${KV_SCENARIO:+--scenario "$$KV_SCENARIO"} $${KV_WORKLOAD:+--workload "$$KV_WORKLOAD"} \
+	$${KV_PLAN:+--plan "$$KV_PLAN"} $${KV_LOAD:+--load "$$KV_LOAD"} $${KV_CLEAR:+--clear "$$KV_CLEAR"} \
+	$${KV_BETWEEN:+--between "$$KV_BETWEEN"} $${KV_ROUNDS:+--rounds "$$KV_ROUNDS"} $${KV_REPEATS:+--repeats "$$KV_REPEATS"} \
+	$${KV_LEAD:+--lead "$$KV_LEAD"} $${KV_LIMIT:+--limit "$$KV_LIMIT"} $${KV_KEY_FILE:+--key-file "$$KV_KEY_FILE"} \
+	$${KV_KVLOAD:+--kvload "$$KV_KVLOAD"} $${KV_SSH:+--ssh "$$KV_SSH"} $${KV_OUT:+-o "$$KV_OUT"}
 
 contamination: $(INSTALLED)  ## Plant contamination 100 times, run 1,000 clean rounds (minutes)
 	KV_CONTAMINATION_FULL=1 pytest -q -s -o timeout=0 tests/test_contamination.py
@@ -141,6 +154,10 @@ browser:
 # The dashboards' queries are put to a real Prometheus.
 prometheus:
 	@tests/debian.sh promtool prometheus || echo 'test: THE DASHBOARDS WILL NOT BE TESTED (see above)' >&2
+
+# Hosts of a fleet that are this machine, and clocks that are stepped.
+hosts:
+	@for tool in sshd:openssh-server parallel:parallel faketime:faketime; do PATH="$$PATH:/usr/sbin" tests/debian.sh $${tool%:*} $${tool#*:} || echo "test: NOTHING THAT NEEDS $${tool%:*} WILL BE TESTED (see above)" >&2; done
 
 # Versions and hashes of everything that is installed: review what `make lock` changes like code.
 lock: $(INSTALLED)  ## Pin every dependency anew, with hashes [UPGRADE=1]
