@@ -6,11 +6,12 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
 from kvpipe.jsonl import write_record
-from kvpipe.process import Stopped, ToolError
+from kvpipe.process import Stopped, ToolError, complain
 from kvsim.serving import Handler, application
 
 
@@ -37,6 +38,7 @@ async def serve(
 ) -> None:
     """Serves until a signal comes. Raises Stopped."""
     stopped = _on_signals()
+    asyncio.get_running_loop().set_exception_handler(_starved_said_once())
     runner = web.AppRunner(
         application(service.entry),
         access_log=logging.getLogger("kvsim.access") if verbose else None,
@@ -57,6 +59,21 @@ async def serve(
         await runner.cleanup()
         await service.stop()
     raise Stopped(signum)
+
+
+def _starved_said_once() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Tells once that no more files may be open; asyncio would a thousand times a second."""
+    said = False
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said
+        if context.get("message") != "socket.accept() out of system resource":
+            loop.default_exception_handler(context)
+        elif not said:
+            said = True
+            complain("too many open files: connections wait for others to end (ulimit -n)", "kvsim")
+
+    return handle
 
 
 def _on_signals() -> asyncio.Future[int]:

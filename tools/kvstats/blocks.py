@@ -31,7 +31,8 @@ def blocks_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
     rest: list[bytes] = []  # no newline in it
     ends = False
     while not ends:
-        parts, size = rest, 0
+        parts: list[bytes] = []
+        size = 0
         while size < BLOCK and not ends:
             part = _read(stream, BLOCK - size, name)
             ends = not part
@@ -39,9 +40,13 @@ def blocks_of(stream: IO[bytes], name: str) -> Iterator[bytes]:
             parts.append(part)
         data = b"".join(parts)
         end = len(data) if ends else data.rfind(b"\n") + 1
-        if end:
-            yield data[:end]
-        rest = [data[end:]]
+        rest.append(data[:end])
+        if end or ends:
+            whole = b"".join(rest)
+            if whole:
+                yield whole
+            rest = []
+        rest.append(data[end:])
 
 
 def _read(stream: IO[bytes], size: int, name: str) -> bytes:
