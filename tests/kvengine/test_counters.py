@@ -133,5 +133,19 @@ def test_a_restart_is_seen_by_what_fell_or_vanished() -> None:
     assert any(key.startswith("vllm:mooncake_store_operation_keys_total") for key in fell)
 
 
+def test_a_time_below_zero_is_no_restart_and_leaves_no_times() -> None:
+    """vLLM 0.32 when KV does not load: the queue's sum falls by the machine's uptime."""
+    queue, prefill = "vllm:request_queue_time_seconds", "vllm:request_prefill_time_seconds"
+    page = re.sub(rf"(?m)^({queue}_sum\S*) .*$", r"\1 -40000.0", NODE)
+    page = re.sub(rf"(?m)^({prefill}_sum\S*) .*$", r"\1 40000.0", page)
+    counters, deltas, fell = delta(look(NODE), look(page))
+    assert fell == []
+    assert any(key.startswith(f"{queue}_sum") and change < 0 for key, change in deltas.items())
+    assert {counters[name] for name in ("queue_sum_s", "prefill_sum_s", "ttft_sum_s")} == {None}
+    assert counters["prompt_tokens"] == 0
+    fresh = re.sub(rf"(?m)^({queue}_count\S*) .*$", r"\1 0.0", page)
+    assert any(key.startswith(queue) for key in delta(look(NODE), look(fresh))[2])
+
+
 def test_a_page_without_samples_is_no_snapshot() -> None:
     assert snapshot_of('{"detail":"Not Found"}', 1) is None

@@ -342,6 +342,17 @@ def test_a_restart_shows_by_start_time_or_falling_counters() -> None:
     assert found(made.seen_by(unknown), "restarted") is None
 
 
+def test_a_server_that_is_not_there_after_the_round_died() -> None:
+    made = cold()
+    dead = structs.replace(node(made), counters={}, fell=["vllm:prompt_tokens_total"], error="gone")
+    restarted = found(made.seen_by(dead), "restarted")
+    assert restarted is not None and restarted.severity == "invalid"
+    assert "died during the round" in restarted.message and dead.url in restarted.message
+    # Another shard still reads it: it lives. And one that was never read has not died.
+    assert found(made.seen_by(dead, node(made)), "restarted") is None
+    assert found(made.seen_by(structs.replace(dead, fell=[])), "restarted") is None
+
+
 # tiers
 
 

@@ -6,6 +6,7 @@ not give is null, never 0.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,10 @@ GAUGES: dict[str, Formula] = _merged([engine.gauges for engine in ENGINES.values
 
 LARGEST = frozenset({"kv_usage_ratio"})
 """Gauges of which the fullest engine counts; all others are summed over engines and labels."""
+
+
+SLACK_S = 3600.0
+"""That requests may have waited before the first look, on average: more is a clock, no wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,9 @@ def delta(
 
     A labelled series that first appears in `after` began at 0, as labels do with their first use.
     A series that fell or vanished means a restart; what it counted then is unknown and left as it
-    is subtracted, which is why `fell` is not to be ignored.
+    is subtracted, which is why `fell` is not to be ignored. A histogram whose sum alone fell was
+    not restarted but given a time below zero, as vLLM 0.32 does for a request whose KV did not
+    load; where the times of one are impossible, none of that server's are known.
     """
     deltas: dict[str, float] = {}
     fell = [
@@ -97,7 +104,7 @@ def delta(
             change = value - before.series.get(key, 0.0)
             if change:
                 deltas[key] = change
-            if change < 0:
+            if change < 0 and not _only_a_sum(key, before.series, after.series):
                 fell.append(key)
     counters: dict[str, float | None] = {}
     for name, formula in COUNTERS.items():
@@ -105,7 +112,29 @@ def delta(
         counters[name] = (
             None if way is None else _total(way, after.series) - _total(way, before.series)
         )
+    if _impossible(counters, (after.at_ns - before.at_ns) / 1e9):
+        counters |= dict.fromkeys((name for name in counters if name.endswith("_sum_s")), None)
     return counters, deltas, sorted(fell)
+
+
+def _only_a_sum(key: str, before: Series, after: Series) -> bool:
+    """Whether this is the sum of a histogram that counts on."""
+    name = name_of(key)
+    if not name.endswith("_sum"):
+        return False
+    count = name.removesuffix("_sum") + "_count" + key[len(name) :]
+    return count in before and after.get(count, -math.inf) >= before[count]
+
+
+def _impossible(counters: Mapping[str, float | None], elapsed_s: float) -> bool:
+    """Whether requests took less than nothing, or on average far longer than there was time."""
+    for name, seconds in counters.items():
+        if not name.endswith("_sum_s") or seconds is None:
+            continue
+        count = counters.get(name.removesuffix("_sum_s") + "_count")
+        if seconds < 0 or (count and seconds / count > elapsed_s + SLACK_S):
+            return True
+    return False
 
 
 def block_tokens(snapshot: Snapshot) -> int | None:

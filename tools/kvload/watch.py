@@ -110,6 +110,7 @@ def _record(
             url=url,
             role=item.role,
             endpoint_url=item.endpoint_url,
+            fell=[] if before is None else sorted(before.counted),  # with the server that had them
             error=f"/metrics could not be read {when} the round",
         )
     counters, deltas, fell = delta(before, after)

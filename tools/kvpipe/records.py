@@ -666,7 +666,7 @@ class ServerMetrics(Record, frozen=True, kw_only=True, tag_field="record", tag="
         float | None, Meta(description="Process start time after the round, Unix seconds.")
     ] = None
     fell: Annotated[
-        list[str], Meta(description="Counters that fell during the round: a restart.")
+        list[str], Meta(description="Counters that fell or vanished: a restart, or a death.")
     ] = []
     error: Annotated[str | None, Meta(description="Why it could not be read; null if it was.")] = (
         None

@@ -210,7 +210,7 @@ PHRASES: dict[str, str] = {
     "reason_overload": "overload, no steady state",
     "reason_contaminated": "CONTAMINATED",
     "reason_foreign_traffic": "foreign traffic",
-    "reason_restarted": "a server restarted",
+    "reason_restarted": "a server died or restarted",
     "reason_incomplete": "a round is incomplete",
     "reason_errors": "too many errors",
     "reason_warmup_unstable": "warm-up unsettled",

@@ -14,6 +14,8 @@ from kvstats.findings import finding, plural
 from kvstats.servers import ServerCounts, Serving, own_nodes, total
 from kvstats.tally import Traffic
 
+GONE = "its counters could be read before it and not after it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
@@ -117,15 +119,11 @@ def _foreign(servers: Sequence[ServerCounts], compared: Compared) -> Finding:
 
 
 def restarted(serving: Serving) -> Finding | None:
-    """A server began anew during the round: caches and counters with it; invalid."""
-    gone = [server for server in serving.every if server.restarted is not None]
-    if not gone:
+    """A server died or began anew during the round: caches and counters with it; invalid."""
+    again = [server for server in serving.every if server.restarted is not None]
+    if not again and not serving.gone:
         return None
-    return finding(
-        "restarted",
-        "invalid",
-        "; ".join(
-            f"{server.url} restarted during the round: {server.restarted}" for server in gone
-        ),
-        servers={server.url: server.restarted for server in gone},
-    )
+    said = [f"{server.url} restarted during the round: {server.restarted}" for server in again]
+    said += [f"{url} died during the round: {GONE}" for url in serving.gone]
+    how = {server.url: server.restarted for server in again} | dict.fromkeys(serving.gone, GONE)
+    return finding("restarted", "invalid", "; ".join(said), servers=how)

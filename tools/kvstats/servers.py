@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvpipe.records import Role, Served, ServerMetrics
 
@@ -34,6 +34,18 @@ def servers_of(records: Iterable[ServerMetrics]) -> list[ServerCounts]:
         if record.error is None:
             by_url.setdefault((record.url, record.role), []).append(record)
     return [_merged(group) for _, group in sorted(by_url.items())]
+
+
+def gone_of(records: Iterable[ServerMetrics]) -> list[str]:
+    """URLs of servers that nobody could read after the round, though their counters were known."""
+    by_url: dict[str, list[ServerMetrics]] = {}
+    for record in records:
+        by_url.setdefault(record.url, []).append(record)
+    return [
+        url
+        for url, group in sorted(by_url.items())
+        if all(one.error is not None for one in group) and any(one.fell for one in group)
+    ]
 
 
 def _merged(group: Sequence[ServerMetrics]) -> ServerCounts:
@@ -80,6 +92,7 @@ class Serving:
     nodes: list[ServerCounts]  # engines that answered us
     idle: list[ServerCounts]  # engines of other endpoints: nothing of ours went there
     stores: list[ServerCounts]
+    gone: list[str] = field(default_factory=list)  # URLs that answered before the round only
 
     @property
     def disaggregated(self) -> bool:
@@ -97,7 +110,9 @@ class Serving:
         return [*self.prefill, *self.decode, *self.nodes, *self.idle, *self.stores]
 
 
-def serving(servers: Sequence[ServerCounts], endpoints: Iterable[str]) -> Serving:
+def serving(
+    servers: Sequence[ServerCounts], endpoints: Iterable[str], gone: Sequence[str] = ()
+) -> Serving:
     """Tell the servers apart. Engines behind a router have no endpoint of their own: all serve."""
     ours = {_bare(url) for url in endpoints}
     engines = [server for server in servers if server.role == "node"]
@@ -111,6 +126,7 @@ def serving(servers: Sequence[ServerCounts], endpoints: Iterable[str]) -> Servin
         nodes=nodes,
         idle=[server for server in engines if server not in nodes],
         stores=[server for server in servers if server.role == "store"],
+        gone=[*gone],
     )
 
 

@@ -16,7 +16,7 @@ from kvstats.judgement import Facts, Judgement, judge
 from kvstats.phases import phases_of
 from kvstats.round import Round
 from kvstats.rows import Table
-from kvstats.servers import servers_of, serving
+from kvstats.servers import gone_of, servers_of, serving
 from kvstats.steady import steady_throughput_rps
 
 
@@ -30,7 +30,8 @@ def summarise(round_: Round) -> RoundStats:
     timings = timings_of(round_, [name for name in round_.timings if name != "sentinel"])
     health = merged_health([end.client for end in ends if end.client is not None])
     spans = [stream.span for stream in streams]
-    servers = serving(servers_of(round_.servers), round_.traffic)
+    known = servers_of(round_.servers)
+    servers = serving(known, round_.traffic, gone_of(round_.servers))
     seen = timings_of(round_, list(round_.timings))
     facts = Facts(
         table=table,
