@@ -10,7 +10,7 @@ from bench.growth_points import Curve, Point
 from bench.growth_slopes import TOLERANCE, Bend, slopes
 from bench.kept import table
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt  # after the backend is chosen
@@ -19,9 +19,10 @@ INTRO = """Processor time (user and system) and memory of kvload, kvstats in the
 all that they started; the server is another process and is not counted. *Beyond start* is less \
 what a run of one request takes (ten records for kvstats), for every process that was started \
 apart: `-` where that is less than a tenth of the start, or than the start's own runs differ by. \
-`slope` is that of this *beyond start* from the point before, both logarithmic: 1 grows in \
-proportion to the variable, 0 not at all. A bend is a stretch whose slopes lie more than \
-{tolerance:g} on one side of the expected one. Why it bends stands in [README.md](README.md)."""
+`slope` is that of this *beyond start* from the point before (the last one at half of it or \
+less), both logarithmic: 1 grows in proportion to the variable, 0 not at all. A bend is a \
+stretch whose slopes lie more than {tolerance:g} on one side of the expected one. Why it bends \
+stands in [README.md](README.md)."""
 LOADED = """`load` is the machine's load average, the median of after each run of a point: \
 {low:.1f} to {high:.1f} here, on {cpus} processors. {judged} Processor time is of the process \
 alone and suffers less; `spread` is (largest run - smallest) / median of it, and a point whose \
@@ -171,7 +172,9 @@ def _panel(axes: Axes, curve: Curve) -> None:
     every = [[run["cpu_s"] for run in point.runs] for point in curve.points]
     axes.vlines(at, [min(one) for one in every], [max(one) for one in every], color=MARKS["cpu"])
     axes.plot(at, [point.of("cpu_s") for point in curve.points], "o-", color=MARKS["cpu"])
-    if beyond := curve.cpu():
+    beyond = curve.cpu()
+    shown = [cpu for _, cpu in beyond] + [cpu for one in every for cpu in one]
+    if beyond:
         axes.plot(*zip(*beyond, strict=True), "o:", color=MARKS["cpu"], mfc="none")
         x, y = beyond[len(beyond) // 2]
         line = [y * (one / x) ** sweep.cpu_slope for one, _ in beyond]
@@ -182,25 +185,31 @@ def _panel(axes: Axes, curve: Curve) -> None:
     right.plot(at, memory, "s-", color=MARKS["memory"], markersize=4, alpha=0.8)
     right.set_ylabel("memory (MB)")
     for one in (axes, right):
-        _logarithmic(one)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * 1.5)
+        one.set(xscale="log", yscale="log")
+    axes.set_ylim(_room(shown))
+    right.set_ylim(_room(memory))
+    for one in (axes, right):
+        _plain_numbers(one, at)
     axes.grid(visible=True, alpha=0.3)
 
 
-def _logarithmic(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade, and at least a decade in height."""
-    axes.set(xscale="log", yscale="log")
-    low, high = axes.get_ylim()
-    if high < 10 * low:
-        middle = (low * high) ** 0.5
-        axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
-    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
-    for axis, (one, other) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-        steps = (1.0,) if other > 500 * one else (1.0, 2.0, 5.0)
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """A logarithmic axis on which all of them are seen, of a decade at least."""
+    low, high = min(values) / 1.3, max(values) * 1.3
+    middle, least = (low * high) ** 0.5, 10**0.5
+    return min(low, middle / least), max(high, middle * least)
+
+
+def _plain_numbers(axes: Axes, at: Sequence[float]) -> None:
+    """At 1, 2 and 5 of each decade, where they are not too many; a short x has its own points."""
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        steps = (1.0,) if high > 500 * low else (1.0, 2.0, 5.0)
         axis.set_major_locator(LogLocator(subs=steps, numticks=20))
-        axis.set_major_formatter(plain)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
         axis.set_minor_formatter(NullFormatter())
+    if at[-1] < 10 * at[0]:
+        axes.xaxis.set_major_locator(FixedLocator(at))
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def plot_lateness(curves: Sequence[Curve], path: Path) -> None:
@@ -213,13 +222,17 @@ def plot_lateness(curves: Sequence[Curve], path: Path) -> None:
     )
     for axes, curve in zip(every.flat, mine, strict=True):
         at = [point.at for point in curve.points]
+        shown: list[float] = []
         for name, words, mark in (
             ("late_p99", "sent after it was due, P99", "o-"),
             ("ttft_p99", "TTFT error, P99", "s-"),
         ):
-            axes.plot(at, [point.of(name) for point in curve.points], mark, label=words)
+            values = [max(1e-3, point.of(name)) for point in curve.points]
+            axes.plot(at, values, mark, label=words)
+            shown += values
         axes.set(xlabel=curve.sweep.axis, ylabel="ms", title=curve.sweep.name)
-        _logarithmic(axes)
+        axes.set(xscale="log", yscale="log", ylim=_room(shown))
+        _plain_numbers(axes, at)
         axes.grid(visible=True, alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=110)

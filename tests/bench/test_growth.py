@@ -46,6 +46,12 @@ def test_what_should_stay_and_grows_is_a_bend() -> None:
     assert (found.low, found.high) == (2.0, 4.0)
 
 
+def test_points_that_lie_near_one_another_have_no_slope_between_them() -> None:
+    noisy = [(1.0, 1.0), (2.0, 1.0), (3.0, 1.1), (4.0, 1.02), (6.0, 0.95), (8.0, 1.05)]
+    assert [(one.low, one.high) for one in slopes(noisy)] == [(1.0, 2.0), (2.0, 4.0), (4.0, 8.0)]
+    assert bends(noisy, 0.0) == []
+
+
 def run(cpu_s: float, peak_mb: float = 60.0) -> dict[str, float]:
     return {
         "cpu_s": cpu_s, "peak_mb": peak_mb, "wall_s": 2.0, "requests": 10.0, "chunks": 80.0,
