@@ -156,6 +156,29 @@ def test_a_jump_of_the_wall_clock_is_looked_at_again(monkeypatch: pytest.MonkeyP
         assert before - 1_000_000 <= ours.kernel_ns <= ours.user_ns
 
 
+@pytest.mark.parametrize("step_ns", [HOUR_NS, -HOUR_NS, 500_000_000, -500_000_000])
+def test_what_came_before_the_wall_clock_was_set_is_not_moved(
+    step_ns: int, monkeypatch: pytest.MonkeyPatch
+):
+    """It is set between the segment's stamp and the read of it."""
+    with pair() as (ours, _):
+        came_ns, stamp = time.perf_counter_ns(), timespec(time.time_ns())
+        time.sleep(0.01)
+        monkeypatch.setattr(sockets, "_wall_ns", lambda: time.time_ns() + step_ns)
+        reading(monkeypatch, ours, sockets.SO_TIMESTAMPNS, stamp)
+        assert came_ns - 1_000_000 <= ours.kernel_ns <= ours.user_ns - 5_000_000
+        assert not ours.unstamped
+
+
+def test_a_stamp_from_before_the_request_is_none(monkeypatch: pytest.MonkeyPatch):
+    """A kernel and a process that have different clocks, as under libfaketime."""
+    with pair() as (ours, _):
+        monkeypatch.setattr(StampedSocket, "mark", lambda _: None)
+        ours.send(b"x")
+        reading(monkeypatch, ours, sockets.SO_TIMESTAMPNS, timespec(time.time_ns() - HOUR_NS))
+        assert (ours.kernel_ns, ours.unstamped) == (0, True)
+
+
 def test_a_break_between_the_two_clocks_does_not_move_the_stamp(
     monkeypatch: pytest.MonkeyPatch,
 ):

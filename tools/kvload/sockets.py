@@ -146,16 +146,22 @@ class StampedSocket(socket.socket):
             raise OSError(errno.ENOMEM, "no memory for what was received") from None
         user = _perf_ns()
         offset = user - _wall_ns()
+        former = offset
         if not -_JUMP_NS < offset - self._offset_ns < _JUMP_NS:
             # The thread was taken off the processor between the two clocks, or the wall clock
             # was set or has drifted since the last read: look again, more carefully.
-            offset = wall_offset_ns()
+            former, offset = self._offset_ns, wall_offset_ns()
         self._offset_ns = offset
         self.user_ns = user
         for level, kind, stamp in ancillary:
             if kind == SO_TIMESTAMPNS and level == _SOL_SOCKET and len(stamp) == _STAMP_BYTES:
                 seconds, nanoseconds = _unpack(stamp)
                 kernel = seconds * 1_000_000_000 + nanoseconds + offset
+                if former != offset:  # it may have come before the clock was set
+                    earlier = kernel - offset + former
+                    kernel = earlier if kernel < earlier <= user or kernel > user else kernel
+                if kernel < self.first_send_ns:
+                    break  # no answer comes before its request: this is another clock's
                 self.kernel_ns = kernel if kernel < user else user
                 return data
         self.kernel_ns = 0
