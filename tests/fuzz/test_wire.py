@@ -88,7 +88,6 @@ cuts = st.lists(st.integers(0, 40_000), max_size=12)
 FACTS = RoundFacts(
     run_id="r",
     endpoint_url="http://h",
-    api="chat",
     origin_ns=0,
     floor_tokens=None,
     keep_output=True,

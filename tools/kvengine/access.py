@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError, UsageError
 
 
@@ -16,7 +17,7 @@ def api_key(path: str | None) -> str | None:
     """The key in a file, else OPENAI_API_KEY, else none; ToolError for an empty file."""
     if path is None:
         return os.environ.get("OPENAI_API_KEY") or None
-    key = Path(path).read_text(encoding="utf-8").strip()
+    key = _text_of(path).strip()
     if not key:
         raise ToolError(f"{path}: empty; the API key is expected in it")
     return key
@@ -44,10 +45,17 @@ def _header_lines(given: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield "--header", text
             continue
         path = text[1:]
-        held = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        held = sys.stdin.read() if path == "-" else _text_of(path)
         for number, line in enumerate(held.splitlines(), 1):
             if line.strip():
                 yield f"--header {text}:{number}", line
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:  # which would quote what it met
+        raise ToolError(f"{path}: not UTF-8 text") from error
 
 
 def extra_body(text: str | None) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def extra_body(text: str | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except NOT_JSON as error:
         raise UsageError(f"--extra-body: not JSON: {str(error).lower()}") from error
     if not isinstance(value, dict):
         raise UsageError("--extra-body: a JSON object is expected, such as '{\"top_k\": 1}'")

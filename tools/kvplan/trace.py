@@ -57,6 +57,8 @@ class TraceLine(msgspec.Struct, frozen=True, kw_only=True):
     """Of Qwen's form; null in Mooncake's."""
 
 
+MOST_TOKENS = 1 << 40
+"""Of one request: sums over millions of them fit into 64 bits."""
 _PRIME = (1 << 61) - 1
 _FACTOR = 0x1D8AF066_5A3B9C15 % _PRIME
 
@@ -75,13 +77,13 @@ class _Raw(msgspec.Struct, frozen=True, kw_only=True):
     """A line as it stands there; keys that say nothing about sharing are let through."""
 
     timestamp: Annotated[float, Meta(ge=0)]
-    input_length: Annotated[int, Meta(ge=1)]
-    output_length: Annotated[int, Meta(ge=0)]
+    input_length: Annotated[int, Meta(ge=1, le=MOST_TOKENS)]
+    output_length: Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
     hash_ids: tuple[int, ...]
     chat_id: int | str | None = None
     parent_chat_id: int | str | None = None
     turn: int | None = None
-    block_tokens: Annotated[int, Meta(ge=1)] | None = None
+    block_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] | None = None
 
     @property
     def form(self) -> TraceForm:

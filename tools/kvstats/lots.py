@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvpipe.process import ToolError
 from kvpipe.records import Request, Stratum
 
 AT_ONCE = 1_024  # requests of one batch
 # So large a number can be added up AT_ONCE times in 64 bits. Larger ones, which no clock and no
 # tokenizer makes but a record may hold, are Python's own integers: exact, and slow.
 LARGEST = 2**52
+
+ENDLESS = 10**100
+"""Beyond it squares do not fit into a float."""
 
 _ALIKE = attrgetter("run_id", "stratum", "status", "endpoint_url", "stamp_source", "token_source")
 
@@ -96,7 +100,18 @@ class Batch:
         found = self._numbers.get(name)
         if found is None:
             found = self._numbers[name] = Numbers.of(self.column(name))
+            if found.values.dtype == object:
+                self._refuse_endless(name)
         return found
+
+    def _refuse_endless(self, name: str) -> None:
+        """ToolError for what is too large even for a float, and so for any metric."""
+        for request, value in zip(self.requests, self.column(name), strict=True):
+            if value is not None and abs(value) > ENDLESS:
+                raise ToolError(
+                    f"request {request.index} of run {request.run_id}: '{name}': a number of more"
+                    " than a hundred digits"
+                )
 
     def floats(self, names: tuple[str, ...]) -> NDArray[np.float64]:
         """Fields as floats, one a row; NaN where not known."""
