@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from stack.ports import Claims
 from tests.kvsim.conftest import FAST, Reply, Sim, words
 
 from kvsim.options import StoreOptions
@@ -172,6 +173,24 @@ def test_a_node_takes_its_segment_with_it(kvsim: Start) -> None:
     a.process.terminate()
     store.wait_for("master_active_clients", 1)
     assert 0 < store.metric("master_key_count") < 31
+
+
+def test_nodes_mount_again_with_a_new_master_on_the_same_port(kvsim: Start) -> None:
+    # Claimed, and below those of outgoing connections: nobody may have it between the two.
+    claims = Claims()
+    port = str(claims.take(9501))
+    store = kvsim("--role", "store", "--port", port)
+    a, b = (kvsim(*FAST, "--save-delay-ms", "0", "--store", store.url) for _ in "ab")
+    a.chat(PROMPT)
+    store.wait_for("master_key_count", 31)
+    store.process.kill()
+    store.process.wait()
+    assert b.chat(PROMPT).cached == 0  # nothing answers for the store: a miss, and no error
+    again = kvsim("--role", "store", "--port", port)
+    assert again.metric("master_key_count") == 0
+    assert a.chat(PROMPT, cache_salt="new").cached == 0
+    again.wait_for("master_key_count", 31)
+    assert b.chat(PROMPT, cache_salt="new").cached == 496
 
 
 def test_what_a_master_does_not_know_is_404(kvsim: Start) -> None:

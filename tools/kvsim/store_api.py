@@ -150,7 +150,10 @@ class StoreApi:
 
     async def _put(self, request: web.Request) -> web.Response:
         body = await request.json()
-        return _json({"failed": self._store.put(body["keys"], body["size"], time.monotonic())})
+        if body["segment"] not in self._store.segments:  # mounted with an earlier master
+            return _json({"failed": len(body["keys"]), "mounted": False})
+        failed = self._store.put(body["keys"], body["size"], time.monotonic())
+        return _json({"failed": failed, "mounted": True})
 
     # Of kvsim itself
 

@@ -79,6 +79,9 @@ class StoreClient:
     async def put(self, names: list[bytes], begun: float) -> None:
         body = {"keys": self._keys(names), "size": self._size, "segment": self._segment}
         answer = await self._post("/kvsim/put", body)
+        if not answer["mounted"]:  # a new master: real clients mount again, by their heartbeat
+            await self.mount()
+            answer = await self._post("/kvsim/put", body)
         failed = int(answer["failed"])
         self._count("save_put", begun, len(names), (len(names) - failed) * self._size, failed)
 
