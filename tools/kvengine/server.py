@@ -153,7 +153,9 @@ class Server:
                         allow_redirects=False,
                         timeout=aiohttp.ClientTimeout(total=limit_s),
                     ) as response:
-                        text = await response.text(errors="replace")
+                        # JSON and metrics are UTF-8, whatever a server says: a name of a
+                        # charset may be any word.
+                        text = await response.text("utf-8", errors="replace")
                     to = self._redirected(method, response)
                     if to is None:
                         break
