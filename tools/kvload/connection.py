@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         assert self._exchange is None and self._transport is not None
         self._exchange = exchange
         self._raw = exchange.raw
+        self._framing.release()
         self._framing = AnswerFraming()
         self._room = self._max_bytes
         self._in_head = True
@@ -127,6 +128,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed_by_peer(exc)
         self.usable = False
+        # Nothing is collected while a round runs: whatever holds itself would be kept to its end,
+        # and asyncio's transport, with our socket, holds a method of its own.
+        self._framing.release()
+        if self._transport is not None and hasattr(self._transport, "_read_ready_cb"):
+            self._transport._read_ready_cb = None
+        self._transport = None
 
     def give_up(self, kind: Status, message: str, at_ns: int | None = None) -> None:
         """End the request in flight, if any, with an error, and the connection with it."""

@@ -96,6 +96,10 @@ class AnswerFraming:
             self.complete = True
         return self.complete
 
+    def release(self) -> None:
+        """Nothing more comes: let go of itself, for no garbage is collected while a round runs."""
+        self.walk = _nothing
+
     def where(self) -> str:
         """What was being read, for the message about an answer cut short."""
         if self.status is None:
@@ -278,6 +282,10 @@ class AnswerFraming:
 
     def _keep_tail(self, tail: bytes) -> None:
         self._tail = _short(tail)
+
+
+def _nothing(_data: bytes) -> bytes:
+    return b""
 
 
 def _short(line: bytes) -> bytes:
