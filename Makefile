@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay bench bench-peers bench-stats growth calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay drill bench bench-peers bench-stats growth calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (
 breakeven: export REPEATS := $(value REPEATS)
 breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on real engines (10 minutes)
 	@stack/breakeven.sh
+
+drill: export KV_OUT = $(value OUT)
+drill: export KV_SIMULATED = $(value SIMULATED)
+drill: $(INSTALLED)  ## Kill the store, its owner or the link in the hit round, on real engines (10 minutes) [SIMULATED=1]
+	@stack/drill.sh $${KV_SIMULATED:+--simulated} "$${KV_OUT:-drill-out}"
 
 replay: export KV_OUT = $(value OUT)
 replay: $(INSTALLED)  ## A piece of a public trace on real engines: predicted and measured (10 minutes)

@@ -1,0 +1,456 @@
+"""The cache-loss drill: what happens to requests when the store dies in the middle of a hit round?
+
+    python stack/drill.py [--simulated] [--fault NAME]... [--requests N] [--after K] [OUT]
+
+Two nodes around one store (vLLM and Mooncake; with --simulated kvsim). For each fault one `kvload`
+measures node B without reuse, lets A compute and store, and lets B hit; when K of the hit round's
+requests have been answered, the fault comes. Then, each in a round of its own:
+
+  down      the same prompts on B with nothing repaired (its own cache reset): what comes back by
+            itself?
+  repaired  the same prompts again after the repair: are the old blocks still worth something?
+  anew      an experiment in a new namespace, A to B: does the store give and take again?
+
+If it does, the next fault finds the same stack; else a new one is started.
+OUT/FAULT has the records of each and `fault.json`, when what was done; OUT/drill.jsonl a line for
+each fault and phase, OUT/drill.md the table of them (drill_table.py makes both; it is printed).
+Exit status: 0 it ran, whatever was lost; 2 it could not run. Needs the project's tools on PATH.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import places
+from arrangement import (
+    HOST,
+    SERVED_NAME,
+    Arrangement,
+    Folders,
+    Process,
+    Sizes,
+    arrange,
+    mooncake_config_path,
+)
+from drill_faults import FAULTS, Fault
+from drill_link import Relay
+from drill_table import lines_of, write_tables
+from ports import Claims
+from processes import Child, Group, StackError, wait_ready
+
+PHASES = ("hit", "down", "repaired", "anew")
+POLL_S = 0.01
+START_S = 300.0
+RESET_S = 20.0  # that a node may refuse to reset because saves are under way
+PATIENCE_S = 600.0  # of one kvload
+SIM_STORE_PORT, SIM_NODE_PORT, LINK_PORT = 9501, 8501, 50161
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is sent in each round."""
+
+    requests: int
+    context_tokens: int
+    after: int
+    timeout_s: float
+
+    def flags(self) -> list[str]:
+        """Every request has a context of its own, so that each hit must come from the store."""
+        return [
+            *("--scenario", "long_context_high_reuse", "--shared-ratio", "1"),
+            *("--requests", str(self.requests), "--contexts", str(self.requests)),
+            *("--context-tokens", str(self.context_tokens), "--output-tokens", "8"),
+            *("--sentinels", "3", "--pause", "0", "--timeout", str(self.timeout_s)),
+            *("--tier", "remote", "--keep-output", "--max-failures", str(self.requests + 3)),
+        ]
+
+
+def say(message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"drill.py: {message}", file=sys.stderr, flush=True)
+
+
+class Site:
+    """Two nodes around one store, with a link from B to it that can be broken."""
+
+    def __init__(self, group: Group, plan: Arrangement, link: Relay) -> None:
+        self.group, self.plan, self.link = group, plan, link
+        self.store: Child
+        self.nodes: list[Child] = []
+
+    def start(self) -> None:
+        self.store = self._start(self.plan.store)
+        wait_ready([self.store], START_S, say, lambda: None)
+        self.nodes = [self._start(node) for node in self.plan.nodes]
+        wait_ready(self.nodes, START_S, say, lambda: None)
+
+    def _start(self, process: Process) -> Child:
+        log = self.plan.folder / f"{process.name}.log"
+        if log.exists():  # of the one that died
+            earlier = len(list(self.plan.folder.glob(f"{process.name}.*.log")))
+            log.rename(log.with_suffix(f".{earlier + 1}.log"))
+        return self.group.start(process, self.plan.folder)
+
+    def strike(self, fault: Fault) -> None:
+        """Do it, and return when it is done."""
+        if fault.part == "link":
+            self.link.mode = "cut" if fault.action == "cut" else "silent"
+            return
+        child = self.store if fault.part == "store" else self.nodes[0]
+        if fault.action == "kill":
+            os.killpg(child.popen.pid, signal.SIGKILL)
+            child.popen.wait()
+        else:
+            os.killpg(child.popen.pid, signal.SIGSTOP)
+
+    def dead(self) -> list[str]:
+        """Names of the processes that are no more, or whose engine is not."""
+        return [
+            one.process.name
+            for one in (self.store, *self.nodes)
+            if one.popen.poll() is not None or _health(one) == 503
+        ]
+
+    def repair(self, fault: Fault) -> list[str]:
+        """Undo the fault, start again whatever is dead, and wait until everything answers."""
+        self.link.mode = "open"
+        if fault.action == "stop":
+            os.killpg(self.nodes[0].popen.pid, signal.SIGCONT)
+        again = self.dead()
+        children = [self.store, *self.nodes]
+        for number, child in enumerate(children):
+            if child.process.name in again:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.popen.pid, signal.SIGKILL)
+                child.popen.wait()
+                children[number] = self._start(child.process)
+                wait_ready([children[number]], START_S, say, lambda: None)
+        self.store, *self.nodes = children
+        wait_ready(children, START_S, say, lambda: None)
+        return again
+
+
+def _health(child: Child) -> int | None:
+    try:
+        with urllib.request.urlopen(child.process.health_url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+def real(folders: Folders, claims: Claims, link_port: int, policy: str) -> Arrangement:
+    """vLLM and Mooncake; B knows the master by the link only."""
+    sizes = Sizes(segment_mib=512)
+    plan = arrange(nodes=2, folders=folders, sizes=sizes, take_port=claims.take)
+    folder = folders.logs
+    mooncake_config_path(folder).write_text(json.dumps(plan.mooncake_config), encoding="utf-8")
+    through = {**plan.mooncake_config, "master_server_address": f"{HOST}:{link_port}"}
+    path = folder / "mooncake-b.json"
+    path.write_text(json.dumps(through), encoding="utf-8")
+    a, b = (replace(one, command=with_policy(one.command, policy)) for one in plan.nodes)
+    b = replace(b, environment=b.environment | {"MOONCAKE_CONFIG_PATH": str(path)})
+    return replace(plan, nodes=(a, b))
+
+
+def with_policy(command: Sequence[str], policy: str) -> tuple[str, ...]:
+    """A node's command, told what to do with a request whose blocks do not come."""
+    words = list(command)
+    at = words.index("--kv-transfer-config") + 1
+    words[at] = json.dumps(json.loads(words[at]) | {"kv_load_failure_policy": policy})
+    return tuple(words)
+
+
+def simulated(folders: Folders, claims: Claims, link_port: int, policy: str) -> Arrangement:
+    """The same of kvsim."""
+    store_port = claims.take(SIM_STORE_PORT)
+    ports = [claims.take(SIM_NODE_PORT) for _ in range(2)]
+    store = f"http://{HOST}:{store_port}"
+    behind = (store, f"http://{HOST}:{link_port}")
+    return Arrangement(
+        folder=folders.logs,
+        store=_kvsim("store", store_port, "--role", "store"),
+        nodes=tuple(
+            _kvsim(
+                f"node-{letter}",
+                port,
+                "--store",
+                url,
+                "--block-tokens",
+                "128",
+                "--kv-load-failure-policy",
+                policy,
+                *SIM_PACE,
+            )
+            for letter, port, url in zip("ab", ports, behind, strict=True)
+        ),
+        store_name="master",
+        store_url=store,
+        node_urls=tuple(f"http://{HOST}:{port}" for port in ports),
+        mooncake_config={},
+    )
+
+
+SIM_PACE = ("--prefill-tps", "20000", "--step-ms", "2", "--overhead-ms", "2")
+
+
+def _kvsim(name: str, port: int, *flags: str) -> Process:
+    return Process(
+        name=name,
+        command=(sys.executable, "-m", "kvsim", "--port", str(port), *flags),
+        environment={},
+        health_url=f"http://{HOST}:{port}/health",
+    )
+
+
+def target_of(plan: Arrangement) -> int:
+    """The port behind the link."""
+    address = plan.mooncake_config.get("master_server_address", plan.store_url)
+    return int(str(address).rpartition(":")[2])
+
+
+@contextlib.contextmanager
+def site_up(folder: Path, policy: str, *, simulate: bool) -> Iterator[Site]:
+    """Everything started and answering; all of it is gone afterwards."""
+    folder.mkdir(parents=True)
+    sockets = Path(tempfile.mkdtemp(prefix="kv-drill-"))
+    claims = Claims()
+    folders = Folders(logs=folder, sockets=sockets)
+    link_port = claims.take(LINK_PORT)
+    plan = (simulated if simulate else real)(folders, claims, link_port, policy)
+    group = Group()
+    try:
+        if not simulate:
+            make_model(group)
+        with Relay(link_port, target_of(plan)) as link:
+            site = Site(group, plan, link)
+            site.start()
+            yield site
+    finally:
+        group.stop()
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def make_model(group: Group) -> None:
+    """What nodes.py does too: at once where the model is there already."""
+    python = places.environment() / "bin" / "python"
+    model = Path(__file__).with_name("model.py")
+    if group.popen([str(python), str(model), str(places.model())]).wait():
+        raise StackError("the model could not be made")
+
+
+class Drill:
+    """One fault from beginning to end."""
+
+    def __init__(self, site: Site, fault: Fault, load: Load, folder: Path) -> None:
+        self.site, self.fault, self.load, self.folder = site, fault, load, folder
+        self.told: dict[str, Any] = {"fault": fault.name, "what": fault.what, "after": load.after}
+
+    @property
+    def simulated(self) -> bool:
+        return "kvsim" in self.site.plan.store.command
+
+    def run(self) -> None:
+        a, b = self.site.plan.node_urls
+        own = ["--experiment", f"drill-{self.fault.name}", "--name", self.fault.name]
+        old = [*own, "--salt", f"drill-{time.time_ns()}"]
+        warmup = "0" if self.simulated else "1"
+        between = ["--url", f"1={a}", "--url", f"2={b}", "--warmup", warmup]
+        with self.loading("hit", [*between, *old]) as kvload:
+            self.strike_in(kvload)
+        self.told["dead_after"] = self.site.dead()
+        self.same_again("down", 3, old)
+        self.told["repair"] = self.fault.repair
+        self.told["repair_began_ns"] = time.time_ns()
+        self.told["started_again"] = self.site.repair(self.fault)
+        self.told["repaired_ns"] = time.time_ns()
+        self.same_again("repaired", 4, old)
+        name = ["--name", f"{self.fault.name}, anew", "--warmup", "0"]
+        with self.loading("anew", [*between, *own, *name]):
+            pass
+        (self.folder / "fault.json").write_text(json.dumps(self.told) + "\n", encoding="utf-8")
+        self.judge()
+
+    def judge(self) -> None:
+        """kvstats over all rounds of the fault; 1 is its answer to a round with errors."""
+        phases = [str(self.records(phase)) for phase in PHASES]
+        with (self.folder / "stats.jsonl").open("wb") as out, self.log("stats").open("wb") as err:
+            popen = self.site.group.popen(["kvstats", *phases], stdout=out, stderr=err)
+            if popen.wait(PATIENCE_S) not in (0, 1):
+                raise StackError(f"kvstats failed; see {self.log('stats')}")
+
+    def whole(self) -> bool:
+        """Whether all hits came at the end: the stack is as it was."""
+        [anew] = [one for one in lines_of(self.folder) if one["phase"] == "anew"]
+        return bool(anew["hit"] == anew["requests"])
+
+    def same_again(self, phase: str, round_num: int, flags: Sequence[str]) -> None:
+        """The old prompts on B, whose own cache is reset first."""
+        b = self.site.plan.node_urls[1]
+        self.told[f"reset_{phase}"] = reset(b)
+        only = ["--url", f"{round_num}={b}", "--round", str(round_num), "--warmup", "0"]
+        with self.loading(phase, [*only, *flags]):
+            pass
+
+    @contextlib.contextmanager
+    def loading(self, phase: str, flags: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """kvload with its records in a file of the phase; waited for afterwards."""
+        say(f"{self.fault.name}: {phase}")
+        model = [] if self.simulated else ["--model", SERVED_NAME]
+        # kvload does not begin beside a store that was named and is not there.
+        alive = phase != "down"
+        store = ["--metrics-url", f"store={self.site.plan.store_url}"] if alive else []
+        command = ["kvload", *self.load.flags(), *model, *store, *flags]
+        with self.records(phase).open("wb") as out, self.log(phase).open("wb") as err:
+            popen = self.site.group.popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            yield popen
+            status = popen.wait(PATIENCE_S)
+        self.told.setdefault("kvload", {})[phase] = status
+        if status:
+            last = self.log(phase).read_text("utf-8", "replace").strip().splitlines()[-1:]
+            say(f"  kvload ended with {status}: {' '.join(last)}")
+
+    def records(self, phase: str) -> Path:
+        return self.folder / f"{phase}.jsonl"
+
+    def log(self, phase: str) -> Path:
+        return self.folder / f"{phase}.log"
+
+    def strike_in(self, kvload: subprocess.Popen[bytes]) -> None:
+        """The fault, as soon as enough requests of the hit round have been answered."""
+        with self.records("hit").open("rb") as stream:
+            watched = Watched(stream)
+            while watched.answered < self.load.after:
+                if kvload.poll() is not None:
+                    raise StackError(f"kvload ended early; see {self.log('hit')}")
+                time.sleep(POLL_S)
+                watched.look()
+        self.told["answered"] = watched.answered
+        self.told["struck_ns"] = time.time_ns()
+        self.site.strike(self.fault)
+        self.told["done_ns"] = time.time_ns()
+        say(f"{self.fault.name}: {self.fault.what}, after {watched.answered} requests")
+
+
+class Watched:
+    """Counts the answers of the hit round in a growing file of records."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._rest = b""
+        self._hit: str | None = None
+        self.answered = 0
+
+    def look(self) -> None:
+        """Take what has been written since."""
+        *lines, self._rest = (self._rest + self._stream.read()).split(b"\n")
+        for line in lines:
+            record = json.loads(line)
+            if record["record"] == "run" and record["arm"] == "hit":
+                self._hit = record["run_id"]
+            elif record["record"] == "request" and record["run_id"] == self._hit:
+                self.answered += record["stratum"] != "sentinel"
+
+
+def reset(url: str) -> bool:
+    """Forget B's own cache; False where it refused for too long or did not answer."""
+    deadline = time.monotonic() + RESET_S
+    request = urllib.request.Request(f"{url}/reset_prefix_cache", method="POST")
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                if json.load(answer)["success"]:
+                    return True
+        except (urllib.error.URLError, OSError, ValueError, KeyError):
+            pass
+        time.sleep(0.2)
+    return False
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    summary, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="drill.py", description=summary, epilog=rest, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", nargs="?", default=Path("drill-out"), help="[drill-out]"
+    )
+    parser.add_argument("--simulated", action="store_true", help="kvsim instead of engines")
+    parser.add_argument(
+        "--fault", action="append", choices=FAULTS, help="only this one; repeatable [all]"
+    )
+    parser.add_argument("--requests", type=int, default=12, help="of a round [12]")
+    parser.add_argument("--after", type=int, default=4, help="the fault comes after K [4]")
+    parser.add_argument("--context-tokens", type=int, default=1500, help="of a prompt [1500]")
+    parser.add_argument("--timeout", type=float, default=20.0, help="of a request, in seconds [20]")
+    options = parser.parse_args(argv)
+    odd = [name for name in options.fault or () if not FAULTS[name].simulated]
+    if options.simulated and odd:
+        parser.error(f"--fault {odd[0]}: not with --simulated, since kvsim's store owns the blocks")
+    if not 0 < options.after < options.requests:
+        parser.error(f"--after {options.after}: between 1 and --requests {options.requests} - 1")
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    options = parse(argv)
+    if not options.simulated and (missing := places.why_not_installed()):
+        say(missing)
+        return 2
+    load = Load(
+        requests=options.requests,
+        context_tokens=options.context_tokens,
+        after=options.after,
+        timeout_s=options.timeout,
+    )
+    faults = [FAULTS[name] for name in options.fault or FAULTS]
+    if options.simulated:
+        faults = [one for one in faults if one.simulated]
+    try:
+        run(faults, load, options.out.resolve(), simulate=options.simulated)
+    except (StackError, OSError, subprocess.TimeoutExpired) as error:
+        say(str(error))
+        return 2
+    return 0
+
+
+def run(faults: Sequence[Fault], load: Load, out: Path, *, simulate: bool) -> None:
+    """Every fault, and the table of all."""
+    shutil.rmtree(out / "logs", ignore_errors=True)
+    with contextlib.ExitStack() as up:
+        site, policy = None, ""
+        for fault in faults:
+            if site is None or fault.policy != policy:
+                up.close()
+                policy = fault.policy
+                logs = out / "logs" / f"before-{fault.name}"
+                site = up.enter_context(site_up(logs, policy, simulate=simulate))
+            folder = out / fault.name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            drill = Drill(site, fault, load, folder)
+            drill.run()
+            if not drill.whole():
+                say(f"{fault.name}: not all hits came back: a new stack for the next fault")
+                site = None
+    print(write_tables(out, [fault.name for fault in faults]), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
