@@ -90,7 +90,7 @@ def test_a_defect_in_the_writer_ends_the_round_and_is_told() -> None:
 
 def _writer() -> Writer:
     facts = RoundFacts(
-        run_id="r", endpoint_url="u", api="chat", origin_ns=0, floor_tokens=None, keep_output=False
+        run_id="r", endpoint_url="u", origin_ns=0, floor_tokens=None, keep_output=False
     )
     ideals = cast("RoundIdeals", Defective())
     return Writer(facts, Ledger(io.BytesIO(), 0, ideals, lambda _: None))

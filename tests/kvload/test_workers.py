@@ -153,7 +153,7 @@ def test_a_request_is_written_when_all_have_told_what_they_began_before_its_end(
     readers, writers = zip(*(Pipe(duplex=False) for _ in range(2)), strict=True)
     ledger, stopped = Noted(), list[str]()
     facts = RoundFacts(
-        run_id="r", endpoint_url="u", api="chat", origin_ns=0, floor_tokens=None, keep_output=False
+        run_id="r", endpoint_url="u", origin_ns=0, floor_tokens=None, keep_output=False
     )
     collector = Collector(
         readers,

@@ -15,7 +15,6 @@ import msgspec
 from kvload.answer import Answer, parse_answer
 from kvload.bodies import Prepared
 from kvload.exchange import Exchange
-from kvload.settings import Api
 from kvpipe.records import Request
 
 _MEMORY_TRIES = 20
@@ -60,7 +59,6 @@ class RoundFacts:
 
     run_id: str
     endpoint_url: str
-    api: Api
     origin_ns: int
     floor_tokens: int | None
     keep_output: bool
