@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.kvreport.worlds import TERMS, Planted, Shape, rows
 
-from kvreport.efficiency_fit import Fit, Refused, Rows, fit, held_out, levels, usable
+from kvreport.efficiency_fit import fit, held_out, levels, usable
+from kvreport.efficiency_line import Fit, Refused, Rows
 from kvreport.efficiency_worth import break_even, gain, prefill_cost, worth_loading
 
 SEEDS = 500

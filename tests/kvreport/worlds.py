@@ -16,7 +16,7 @@ from tests.kvreport.rounds import NODE_B, Setting, run_of, stats_of
 from tests.kvreport.rounds import Shape as Plan
 
 from kvpipe.records import Arm, Samples, Stratum
-from kvreport.efficiency_fit import SOURCES, Rows
+from kvreport.efficiency_line import SOURCES, Rows
 from kvreport.rounds import Round
 
 BLOCK = 128

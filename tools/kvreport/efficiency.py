@@ -13,19 +13,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvreport.efficiency_fit import (
-    SOURCES,
-    Fit,
-    Floats,
-    Refused,
-    Rows,
-    Source,
-    Span,
-    fit,
-    held_out,
-    levels,
-    usable,
-)
+from kvreport.efficiency_fit import fit, held_out, levels, usable
+from kvreport.efficiency_line import SOURCES, Fit, Floats, Refused, Rows, Source, Span
 from kvreport.efficiency_rows import Ground, grounds
 from kvreport.efficiency_worth import (
     BreakEven,

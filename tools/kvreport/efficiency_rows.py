@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from kvengine.exposition import labels_of, name_of
 from kvpipe.records import Samples
-from kvreport.efficiency_fit import SOURCES, Rows, Source
+from kvreport.efficiency_line import SOURCES, Rows, Source
 from kvreport.experiments import Experiment, Repeat
 from kvreport.placed import Placed
 from kvreport.rounds import Round

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvreport.efficiency_fit import Fit, Floats, Source, Span
+from kvreport.efficiency_line import Fit, Floats, Source, Span
 
 Word = Literal["from", "never", "none"]
 GRID = 512

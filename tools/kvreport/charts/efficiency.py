@@ -14,7 +14,7 @@ from kvreport.charts.chart import Axis, Chart, Dots, Plane, Tone
 from kvreport.charts.requests import thinned
 from kvreport.conclusion import Conclusion
 from kvreport.efficiency import Efficiency, fitted
-from kvreport.efficiency_fit import SOURCES, Fit, Refused, Rows, Source, Span
+from kvreport.efficiency_line import SOURCES, Fit, Refused, Rows, Source, Span
 from kvreport.efficiency_rows import grounds
 from kvreport.efficiency_worth import BreakEven
 from kvreport.experiments import Experiment
