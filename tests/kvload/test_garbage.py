@@ -45,6 +45,7 @@ def test_requests_leave_nothing_for_the_collector(answer: object) -> None:
         await asyncio.sleep(0.05)
         left = left_of(before)
         await client.close()
+        await asyncio.sleep(0.01)
         return left
 
     with FakeServer(answer) as server:  # type: ignore[arg-type]

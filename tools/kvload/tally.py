@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 from kvload.drafts import Draft
@@ -18,8 +19,9 @@ class Tally:
     retried: int = 0
     merged_reads: int = 0
     last_error: str | None = None
-    lateness_s: list[float] = field(default_factory=list)
-    stamp_lag_s: list[float] = field(default_factory=list)
+    # An array holds 8 bytes a request, and a long run has many.
+    lateness_s: array[float] = field(default_factory=lambda: array("d"))
+    stamp_lag_s: array[float] = field(default_factory=lambda: array("d"))
     in_flight_ns: int = 0
     first_sent_ns: int | None = None
     last_sent_ns: int | None = None

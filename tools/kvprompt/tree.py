@@ -36,33 +36,54 @@ class PrefixTree:
         return new
 
 
-class _Stamps:
-    """The two earliest stamps of a kind at a node: the second is for the donor of the first."""
-
-    __slots__ = ("first", "second")
-
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.second: int | None = None
-
-    def note(self, at_ns: int) -> None:
-        if self.first is None or at_ns < self.first:
-            self.first, self.second = at_ns, self.first
-        elif self.second is None or at_ns < self.second:
-            self.second = at_ns
-
-    def earliest(self, own_ns: int | None) -> int | None:
-        """The earliest stamp of anybody else."""
-        return self.second if own_ns is not None and own_ns == self.first else self.first
-
-
 class _Donors:
-    __slots__ = ("ended", "next", "sent")
+    """A node: the two earliest stamps of a kind, the second being for the donor of the first.
+
+    A run keeps one for every prompt that differs from the others, so it has no parts of its own.
+    """
+
+    __slots__ = ("_ended", "_ended_second", "_sent", "_sent_second", "next")
 
     def __init__(self) -> None:
-        self.sent = _Stamps()
-        self.ended = _Stamps()
-        self.next: dict[str, _Donors] = {}
+        self._sent: int | None = None
+        self._sent_second: int | None = None
+        self._ended: int | None = None
+        self._ended_second: int | None = None
+        self.next: dict[str, _Donors] | None = None
+
+    def child(self, name: str) -> _Donors:
+        """The node behind this one; made if it is not there."""
+        if self.next is None:
+            self.next = {}
+        found = self.next.get(name)
+        if found is None:
+            found = self.next[name] = _Donors()
+        return found
+
+    def note_sent(self, at_ns: int) -> None:
+        """A request through here was sent."""
+        self._sent, self._sent_second = _earliest(self._sent, self._sent_second, at_ns)
+
+    def note_ended(self, at_ns: int) -> None:
+        """A request through here was answered."""
+        self._ended, self._ended_second = _earliest(self._ended, self._ended_second, at_ns)
+
+    def sent_since(self, own_ns: int | None) -> int | None:
+        """The earliest sending of anybody else."""
+        return self._sent_second if own_ns is not None and own_ns == self._sent else self._sent
+
+    def ended_since(self, own_ns: int | None) -> int | None:
+        """The earliest answer of anybody else."""
+        return self._ended_second if own_ns is not None and own_ns == self._ended else self._ended
+
+
+def _earliest(first: int | None, second: int | None, at_ns: int) -> tuple[int, int | None]:
+    """The two earliest of three stamps."""
+    if first is None or at_ns < first:
+        return at_ns, first
+    if second is None or at_ns < second:
+        return first, at_ns
+    return first, second
 
 
 class DonorTree:
@@ -81,15 +102,15 @@ class DonorTree:
         """A request with this chain was sent."""
         node = self._root
         for block in blocks:
-            node = node.next.setdefault(block.id, _Donors())
-            node.sent.note(at_ns)
+            node = node.child(block.id)
+            node.note_sent(at_ns)
 
     def ended(self, blocks: Sequence[Block], at_ns: int) -> None:
         """A request with this chain was answered."""
         node = self._root
         for block in blocks:
-            node = node.next.setdefault(block.id, _Donors())
-            node.ended.note(at_ns)
+            node = node.child(block.id)
+            node.note_ended(at_ns)
 
     def shared(
         self,
@@ -110,14 +131,14 @@ class DonorTree:
         bound = sent_before_ns if ended_before_ns is None else ended_before_ns
         node, tokens = self._root, 0
         for block in blocks:
-            found = node.next.get(block.id)
+            found = None if node.next is None else node.next.get(block.id)
             if found is None:
                 break
             node = found
             if ended_before_ns is not None:
-                since = node.ended.earliest(own_ended_ns)
+                since = node.ended_since(own_ended_ns)
             else:
-                since = node.sent.earliest(own_sent_ns)
+                since = node.sent_since(own_sent_ns)
             if since is None or (bound is not None and since >= bound):
                 break
             tokens += block.tokens
