@@ -1,6 +1,7 @@
 """A request's body becomes an ``Ask``, or is refused as vLLM would refuse it."""
 
 import json
+import math
 import secrets
 from typing import Any
 
@@ -14,6 +15,13 @@ _INT = ("max_tokens", "max_completion_tokens", "min_tokens", "n", "seed", "top_k
 _FLOAT = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty")
 _BOOL = ("stream", "ignore_eos", "return_token_ids", "echo")
 _STR = ("model", "cache_salt", "request_id", "user")
+
+_LEAST = {
+    "n": 1, "max_tokens": 1, "max_completion_tokens": 1, "min_tokens": 0, "logprobs": 0,
+    "top_logprobs": 0,
+}  # fmt: skip
+MOST = {"n": 128, "logprobs": 20, "top_logprobs": 20}
+"""OpenAI's limit of choices (vLLM's 16,384 would be minutes of Python), vLLM's of alternatives."""
 
 Body = dict[str, Any]
 
@@ -32,10 +40,24 @@ def read_body(raw: bytes, content_type: str) -> Body:
             "json_invalid", f"body.{error.pos}", "JSON decode error", {}, {"error": error.msg}
         )
         raise invalid([found]) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deep
+        found = problem("json_invalid", "body.0", "JSON decode error", {}, {"error": "too large"})
+        raise invalid([found]) from error
+    _refuse_half_characters(raw, body)
     if not isinstance(body, dict):
         text = "Input should be a valid dictionary"
         raise invalid([problem("model_attributes_type", "body", text, body)])
     return body
+
+
+def _refuse_half_characters(raw: bytes, body: object) -> None:
+    r"""JSON can write half of a character (`\ud800`), which is no text. Raises Refused."""
+    if b"\\ud" in raw.lower():
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            text = "Input should be a valid string, unable to parse raw data as a unicode string"
+            raise invalid([problem("string_unicode", "body", text, {})]) from error
 
 
 def _integer(name: str, value: object) -> tuple[int | None, Body | None]:
@@ -58,15 +80,18 @@ def _integer(name: str, value: object) -> tuple[int | None, Body | None]:
 
 def _number(name: str, value: object) -> tuple[float | None, Body | None]:
     loc, text = f"body.{name}", "Input should be a valid number"
-    if isinstance(value, int | float):
-        return float(value), None
-    if isinstance(value, str):
-        try:
-            return float(value), None
-        except ValueError:
-            text += ", unable to parse string as a number"
-            return None, problem("float_parsing", loc, text, value)
-    return None, problem("float_type", loc, text, value)
+    if not isinstance(value, int | float | str):
+        return None, problem("float_type", loc, text, value)
+    try:
+        number = float(value)
+    except ValueError:
+        text += ", unable to parse string as a number"
+        return None, problem("float_parsing", loc, text, value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        return None, problem("finite_number", loc, "Input should be a finite number", str(value))
+    return number, None
 
 
 def _boolean(name: str, value: object) -> tuple[bool | None, Body | None]:
@@ -141,10 +166,14 @@ def _check_values(fields: Body) -> None:
         raise bad_value(text, "temperature", temperature)
     if top_p is not None and not 0 < top_p <= 1:
         raise bad_value(f"top_p must be in (0, 1], got {top_p}.", "top_p", top_p)
-    for name, least in (("n", 1), ("max_tokens", 1), ("min_tokens", 0)):
+    for name, least in _LEAST.items():
         value = fields.get(name)
         if value is not None and value < least:
             raise bad_value(f"{name} must be at least {least}, got {value}.", name, value)
+    for name, most in MOST.items():
+        value = fields.get(name)
+        if value is not None and value > most:
+            raise bad_value(f"{name} must be at most {most}, got {value}.", name, value)
 
 
 def _check_salt(body: Body) -> None:
@@ -167,12 +196,12 @@ def _max_tokens(fields: Body, chat: bool, prompt: int, longest: int) -> int:
     return int(asked)
 
 
-def _kv_params(body: Body) -> Body:
-    """Raises Refused."""
-    told = body.get("kv_transfer_params")
+def _object(body: Body, name: str) -> Body:
+    """A field that holds fields; empty where it is null. Raises Refused."""
+    told = body.get(name)
     if told is not None and not isinstance(told, dict):
         text = "Input should be a valid dictionary"
-        raise invalid([problem("dict_type", "body.kv_transfer_params", text, told)])
+        raise invalid([problem("dict_type", f"body.{name}", text, told)])
     return told or {}
 
 
@@ -198,7 +227,7 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
         text = f"min_tokens must be less than or equal to max_tokens={limit}, got {least}."
         raise bad_value(text, "min_tokens", least)
     stream = bool(fields.get("stream"))
-    extras = body.get("stream_options") or {}
+    extras = _object(body, "stream_options")
     if extras and not stream:
         text = "Stream options can only be defined when `stream=True`."
         raise bad_value(text, "stream_options")
@@ -222,5 +251,5 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
         continuous_usage=usage and bool(extras.get("continuous_usage_stats")),
         logprobs=_logprobs(fields, chat),
         return_token_ids=bool(fields.get("return_token_ids")),
-        kv=_kv_params(body),
+        kv=_object(body, "kv_transfer_params"),
     )
