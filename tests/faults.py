@@ -44,6 +44,7 @@ class Answered:
     tokens: int = 0
     or_more: bool = False
     retries: int = 0
+    where: str = f"{HERE}test_an_answer_that_is_a_fault"
 
     def row(self) -> Row:
         http = "no HTTP status" if self.http is None else f"HTTP {self.http}"
@@ -58,7 +59,29 @@ class Answered:
             said=self.said,
             returned=0 if self.status == "ok" else 1,
             survives=AROUND,
-            where=f"{HERE}test_an_answer_that_is_a_fault",
+            where=self.where,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A server with which no run begins: status 2, one line, nothing on stdout."""
+
+    name: str
+    fault: str
+    said: str
+    where: str
+
+    def row(self) -> Row:
+        return Row(
+            name=self.name,
+            part="server",
+            fault=self.fault,
+            recorded="nothing: no run began",
+            said=self.said,
+            returned=2,
+            survives="what earlier runs wrote",
+            where=self.where,
         )
 
 
@@ -313,6 +336,51 @@ ANSWERED = [
         tokens=2,
     ),
     Answered(
+        name="engine-death-cut",
+        fault="the same, and the connection is closed",
+        status="stream_error",
+        http=200,
+        said="EngineCore encountered an issue",
+        tokens=2,
+    ),
+    Answered(
+        name="engine-death-first",
+        fault="200, and an error event before any token",
+        status="stream_error",
+        http=200,
+        said="EngineCore encountered an issue",
+    ),
+    Answered(
+        name="garbage",
+        fault="bytes that are no text within the stream, and its end",
+        status="truncated",
+        http=200,
+        said="the stream ended without [DONE] or a finish_reason",
+        tokens=2,
+    ),
+    Answered(
+        name="garbage-event",
+        fault="an event of bytes that are no text: they are spelt out",
+        status="stream_error",
+        http=200,
+        said="the stream holds what is not JSON",
+        tokens=2,
+    ),
+    Answered(
+        name="short-body",
+        fault="500 with a body shorter than its Content-Length",
+        status="http_error",
+        http=500,
+        said="HTTP 500 Internal Server Error",
+    ),
+    Answered(
+        name="redirect-307",
+        fault="307, which repeats a POST: not followed",
+        status="http_error",
+        http=307,
+        said="redirected to http://127.0.0.1:1/x; give the final URL",
+    ),
+    Answered(
         name="given-up",
         fault="200, two tokens, finish_reason abort",
         status="stream_error",
@@ -329,17 +397,97 @@ ANSWERED = [
     ),
 ]
 
-ELSEWHERE = [
-    Row(
-        name="refused",
-        part="server",
-        fault="nobody listens",
-        recorded="nothing: no run began",
-        said="connection refused",
-        returned=2,
-        survives="what earlier runs wrote",
-        where="tests/kvload/test_run.py::test_what_cannot_run_is_one_line_and_exit_2",
+TLS = "tests/test_faults_tls.py::"
+TLS_REFUSED = [
+    Refused(name=name, fault=fault, said=said, where=f"{TLS}test_tls_that_is_refused")
+    for name, fault, said in (
+        ("tls-unsigned", "TLS with a certificate that nobody signed", "self-signed certificate"),
+        ("tls-expired", "TLS with a certificate of yesterday", "certificate has expired"),
+        ("tls-wrong-host", "TLS with another host's certificate", "certificate is not valid for"),
+        ("tls-plain", "https to a server without TLS", "tls error"),
+    )
+]
+TLS_ANSWERED = [
+    Answered(
+        name="tls-reset",
+        fault="TLS: a reset after two tokens",
+        status="truncated",
+        http=200,
+        said=f"{RESET} {BODY}",
+        tokens=2,
+        where=f"{TLS}test_tls_that_breaks",
     ),
+    Answered(
+        name="tls-garbage",
+        fault="TLS: plain bytes within the encrypted stream",
+        status="truncated",
+        http=200,
+        said="tls: wrong version number",
+        tokens=2,
+        where=f"{TLS}test_tls_that_breaks",
+    ),
+    Answered(
+        name="tls-cut",
+        fault="TLS: the connection ends without a farewell (close_notify)",
+        status="truncated",
+        http=200,
+        said=BODY,
+        tokens=2,
+        where=f"{TLS}test_tls_that_breaks",
+    ),
+    Answered(
+        name="tls-closed",
+        fault="TLS: ended in good order after two tokens",
+        status="truncated",
+        http=200,
+        said=f"connection closed {BODY}",
+        tokens=2,
+        where=f"{TLS}test_tls_that_breaks",
+    ),
+]
+REFUSED = [
+    Refused(name=name, fault=fault, said=said, where=f"{HERE}test_a_server_that_is_refused")
+    for name, fault, said in (
+        ("refused", "nobody listens", "connection refused"),
+        ("dead-before", "/health answers 503", "/health answers 503"),
+        ("silent-before", "it takes connections and never answers", "no answer"),
+    )
+]
+
+CANCELLED = "`cancelled` for what was in flight; `end`, `complete` false"
+ENDED = "every request that had ended"
+SECOND = "every request that ended more than a second before"
+CLIENT = "tests/test_faults_client.py::"
+PIPE = "tests/test_faults_pipe.py::"
+SIGNALLED = [
+    Row(
+        name=name,
+        part="client",
+        fault=fault,
+        recorded=recorded,
+        said=said,
+        returned=returned,
+        survives=survives,
+        where=f"{CLIENT}test_a_signal_loses_no_request",
+    )
+    for name, fault, recorded, said, returned, survives in (
+        ("sigint", "SIGINT", CANCELLED, "stopping", 130, ENDED),
+        ("sigterm", "SIGTERM", CANCELLED, "stopping", 143, ENDED),
+        ("sighup", "SIGHUP: the terminal goes", "no `end`", "", 129, SECOND),
+        ("sigkill", "SIGKILL", "no `end`: kvstats says that the run has none", "", 137, SECOND),
+        ("sigkill-parent", "SIGKILL, with `--workers`", "no `end`", "", 137, SECOND),
+        (
+            "sigkill-worker",
+            "SIGKILL for one of several `--workers`",
+            "`truncated` for what it had in flight; `end`, `complete` false, with the reason",
+            "worker 2 of 2 was killed (SIGKILL)",
+            1,
+            f"{ENDED}, the killed worker's too",
+        ),
+    )
+]
+
+ELSEWHERE = [
     Row(
         name="gone",
         part="server",
@@ -351,104 +499,75 @@ ELSEWHERE = [
         where=f"{HERE}test_a_server_that_goes_away",
     ),
     Row(
-        name="tls-unsigned",
+        name="tls-gone",
         part="server",
-        fault="TLS with a certificate that nobody signed",
-        recorded="nothing: no run began",
-        said="certificate",
-        returned=2,
-        survives="what earlier runs wrote",
-        where=f"{HERE}test_a_certificate_that_nobody_signed",
-    ),
-    Row(
-        name="tls-plain",
-        part="server",
-        fault="https to a server without TLS",
-        recorded="nothing: no run began",
-        said="tls error",
-        returned=2,
-        survives="what earlier runs wrote",
-        where=f"{HERE}test_tls_to_a_server_without",
-    ),
-    Row(
-        name="dead-before",
-        part="server",
-        fault="/health answers 503",
-        recorded="nothing: no run began",
-        said="/health answers 503",
-        returned=2,
-        survives="what earlier runs wrote",
-        where="tests/kvload/test_run.py::test_a_dead_engine_is_refused_before_anything_is_sent",
-    ),
-    Row(
-        name="sigint",
-        part="client",
-        fault="SIGINT",
-        recorded="`cancelled` for what was in flight; `end`, `complete` false",
-        said="",
-        returned=130,
-        survives="every request that had ended",
-        where=f"{HERE}test_a_signal_loses_no_request",
-    ),
-    Row(
-        name="sigterm",
-        part="client",
-        fault="SIGTERM",
-        recorded="`cancelled` for what was in flight; `end`, `complete` false",
-        said="",
-        returned=143,
-        survives="every request that had ended",
-        where=f"{HERE}test_a_signal_loses_no_request",
-    ),
-    Row(
-        name="sigkill",
-        part="client",
-        fault="SIGKILL",
-        recorded="no `end`: kvstats says that the run has none",
-        said="",
-        returned=137,
-        survives="every request that ended more than a second before",
-        where=f"{HERE}test_a_signal_loses_no_request",
-    ),
-    Row(
-        name="sigkill-worker",
-        part="client",
-        fault="SIGKILL for one of several `--workers`",
-        recorded="`end`, `complete` false, with the reason",
-        said="",
+        fault="TLS ends in the round: a reset, and no handshake any more",
+        recorded="`connect_error` for each request that follows, and `end`",
+        said="tls: wrong version number",
         returned=1,
-        survives="every request that had ended, the killed worker's too",
-        where="tests/kvload/test_workers.py::test_a_killed_worker_costs_nothing_that_was_measured",
+        survives="the request before it: `ok`",
+        where=f"{TLS}test_tls_that_ends_in_the_round",
     ),
     Row(
         name="sigstop",
         part="client",
-        fault="SIGSTOP, then SIGCONT",
+        fault="SIGSTOP, a second later SIGCONT",
         recorded="every request, with how late it was; finding `client_limited`",
         said="",
         returned=0,
         survives="everything",
-        where="tests/kvload/test_starved.py::test_a_client_that_was_stopped_says_that_it_was_late",
+        where=f"{CLIENT}test_a_client_that_is_stopped_and_goes_on",
     ),
     Row(
         name="closed-stdout",
         part="client",
-        fault="the reader of stdout has gone",
-        recorded="what the reader took",
+        fault="the reader of stdout has gone: kvplan, kvstats, kvreport, kvmatrix",
+        recorded="nothing",
+        said="",
+        returned=141,
+        survives="the input",
+        where=f"{CLIENT}test_a_reader_that_has_gone",
+    ),
+    Row(
+        name="reader-goes",
+        part="client",
+        fault="the reader of kvload goes in the round: nothing more is sent",
+        recorded="what the reader took, in whole lines",
         said="",
         returned=141,
         survives="what was read",
-        where="tests/test_manners.py::test_a_reader_that_has_gone_is_death_by_sigpipe",
+        where=f"{CLIENT}test_a_reader_that_goes_in_the_round",
     ),
     Row(
         name="full-disk",
         part="client",
-        fault="/dev/full as stdout",
+        fault="/dev/full as stdout: kvplan, kvstats, kvreport, kvmatrix",
         recorded="nothing could be",
         said="no space left on device",
         returned=2,
-        survives="nothing: there is no place",
-        where="tests/test_manners.py::test_a_full_disk_is_said",
+        survives="the input",
+        where=f"{CLIENT}test_a_disk_that_is_full",
+    ),
+    Row(
+        name="output-fills",
+        part="client",
+        fault="the output can grow no more (`ulimit -f`): kvplan, kvstats, kvreport; with"
+        " `PYTHONUNBUFFERED` too",
+        recorded="what fitted",
+        said="file too large",
+        returned=2,
+        survives="the input",
+        where=f"{CLIENT}test_an_output_that_fills_its_disk",
+    ),
+    Row(
+        name="report-fills",
+        part="client",
+        fault="a file of `kvreport -o` can grow no more",
+        recorded="the files before it, which are named",
+        said="file too large",
+        returned=2,
+        survives="the input",
+        where=f"{CLIENT}test_a_report_that_fills_its_disk",
     ),
     Row(
         name="disk-fills",
@@ -458,18 +577,47 @@ ELSEWHERE = [
         said="file too large",
         returned=2,
         survives="every whole line; kvstats reads them and says what is missing",
-        where=f"{HERE}test_a_disk_that_fills",
+        where=f"{CLIENT}test_a_disk_that_fills",
+    ),
+    *(
+        Row(
+            name=name,
+            part="client",
+            fault=f"more streams than files may be open{workers}",
+            recorded="nothing: no run began",
+            said="ulimit -n",
+            returned=2,
+            survives="what earlier runs wrote",
+            where=f"{CLIENT}test_more_streams_than_files",
+        )
+        for name, workers in (("descriptors", ""), ("descriptors-workers", ", with `--workers`"))
     ),
     Row(
-        name="descriptors",
+        name="descriptors-kvsim",
         part="client",
-        fault="more streams than files may be open",
-        recorded="nothing: no run began",
-        said="ulimit -n",
-        returned=2,
-        survives="what earlier runs wrote",
-        where="tests/kvload/test_workers.py"
-        "::test_more_streams_than_files_is_said_before_anything_is_sent",
+        fault="more connections to kvsim than files may be open",
+        recorded="nothing of kvsim's; those that wait are served when others end",
+        said="too many open files",
+        returned=143,
+        survives="every connection",
+        where=f"{CLIENT}test_more_connections_than_files_of_a_simulator",
+    ),
+    *(
+        Row(
+            name=name,
+            part="client",
+            fault=f"{tool}: no memory for a line (`ulimit -v`)",
+            recorded="nothing",
+            said="out of memory",
+            returned=2,
+            survives="the input",
+            where=f"{CLIENT}test_a_line_for_which_there_is_no_memory",
+        )
+        for name, tool in (
+            ("memory-plan", "kvload, of a plan"),
+            ("memory-stats", "kvstats"),
+            ("memory-report", "kvreport"),
+        )
     ),
     Row(
         name="memory",
@@ -499,21 +647,54 @@ ELSEWHERE = [
         said="has no end",
         returned=1,
         survives="the requests before it, counted",
-        where=f"{HERE}test_a_stage_that_dies",
+        where=f"{PIPE}test_a_stage_that_dies",
     ),
     Row(
         name="interleaved",
         part="pipeline",
-        fault="shards of one round line by line in turn",
+        fault="streams mixed: two shards of one round line by line in turn",
         recorded="the same `round_stats` as of one after the other",
         said="",
         returned=0,
         survives="everything",
-        where="tests/kvstats/test_streams.py::test_shards_may_be_interleaved",
+        where=f"{PIPE}test_shards_in_one_stream",
+    ),
+    Row(
+        name="lost-shard",
+        part="pipeline",
+        fault="one of two shards is missing",
+        recorded="`round_stats`, `complete` false, finding `incomplete`",
+        said="shard 1/2 is missing",
+        returned=1,
+        survives="the other shard, counted",
+        where=f"{PIPE}test_shards_in_one_stream",
+    ),
+    Row(
+        name="gzip-plan",
+        part="pipeline",
+        fault="a plan in gzip",
+        recorded="every request",
+        said="",
+        returned=0,
+        survives="everything",
+        where=f"{PIPE}test_a_plan_in_gzip",
+    ),
+    Row(
+        name="matrix-disk-fills",
+        part="pipeline",
+        fault="the disk fills under a matrix",
+        recorded="nothing half: no run, no statistics",
+        said="file too large",
+        returned=2,
+        survives="what was whole; the next `make` fetches the rest",
+        where=f"{PIPE}test_a_matrix_whose_disk_fills",
     ),
 ]
 
 STREAM = "schemas/examples/valid/stream.jsonl"
+STATS = "schemas/examples/valid/round_stats.jsonl"
+PLAN = "kvplan --scenario cold_start --requests 6 --context-tokens 64"
+LOAD = "kvload --url http://127.0.0.1:9 --workload -"
 INCOMPLETE = "`round_stats`, `complete` false, finding `incomplete`"
 NOTHING = "nothing"
 
@@ -528,19 +709,21 @@ class Piped:
     said: str
     returned: int
     whole: tuple[bool, ...] = ()
+    survives: str = ""
 
     def row(self) -> Row:
         broken = self.whole.count(False)
-        rounds = f"{self.whole.count(True)} of 2 rounds whole"
+        rounds = f"{self.whole.count(True)} of {len(self.whole)} rounds whole"
+        told = "a report" if self.returned < 2 else NOTHING
         return Row(
             name=self.name,
             part="pipeline",
             fault=self.fault,
-            recorded=INCOMPLETE if broken else "`round_stats`" if self.whole else NOTHING,
+            recorded=INCOMPLETE if broken else "`round_stats`" if self.whole else told,
             said=self.said,
             returned=self.returned,
-            survives=rounds if self.whole else "the input, with the line named",
-            where=f"{HERE}test_a_pipeline_that_is_a_fault",
+            survives=self.survives or (rounds if self.whole else "the input, with the line named"),
+            where=f"{PIPE}test_a_pipeline_that_is_a_fault",
         )
 
 
@@ -591,6 +774,79 @@ PIPED = [
         returned=2,
     ),
     Piped(
+        name="late-request",
+        fault="a request after its round's end",
+        command=f"sed -n 3p {STREAM} | cat {STREAM} - | kvstats",
+        said="stdin:15: request: run_id 01JD3T9Q2Z-1-1 has ended before this line",
+        returned=2,
+    ),
+    Piped(
+        name="two-streams",
+        fault="streams mixed: two experiments line by line in turn",
+        command=f"paste -d '\\n' {STREAM} <(sed s/01JD3T9Q2Z/other/g {STREAM}) | kvstats",
+        said="",
+        returned=0,
+        whole=(True, True, True, True),
+    ),
+    Piped(
+        name="other-records",
+        fault="streams mixed: statistics among requests",
+        command=f"cat {STREAM} {STATS} | kvstats",
+        said="stdin:15: round_stats: no record of a kvload stream",
+        returned=2,
+    ),
+    Piped(
+        name="requests-to-report",
+        fault="streams mixed: requests among statistics",
+        command=f"cat {STATS} {STREAM} | kvreport",
+        said="stdin:3: a `run` record, but kvreport reads round stats",
+        returned=2,
+    ),
+    Piped(
+        name="stats-missing",
+        fault="the statistics of round 2 are missing",
+        command=f"sed 2d {STATS} | kvreport",
+        said="round 2 (cache hit) is not there",
+        returned=1,
+        survives="round 1, reported",
+    ),
+    Piped(
+        name="stats-twice",
+        fault="the same statistics twice: they count once",
+        command=f"kvreport {STATS} | diff - <(kvreport {STATS} {STATS}) && echo same",
+        said="",
+        returned=0,
+        survives="everything",
+    ),
+    Piped(
+        name="plan-missing",
+        fault="a request of a plan is missing: nothing is sent",
+        command=f"{PLAN} | sed 3d | {LOAD}",
+        said="stdin:3: planned: index 2 where 1 is due",
+        returned=2,
+    ),
+    Piped(
+        name="plan-duplicate",
+        fault="a request of a plan comes twice: nothing is sent",
+        command=f"{PLAN} | sed 3p | {LOAD}",
+        said="stdin:4: planned: index 1 where 2 is due",
+        returned=2,
+    ),
+    Piped(
+        name="plan-half-line",
+        fault="a plan stops within a line: nothing is sent",
+        command=f"{PLAN} | head -c -20 | {LOAD}",
+        said="stdin:10: not a JSON line",
+        returned=2,
+    ),
+    Piped(
+        name="gzip-plan-cut",
+        fault="a plan in gzip, cut short: nothing is sent",
+        command=f"{PLAN} | gzip | head -c -20 | {LOAD}",
+        said="kvload: stdin: the compressed data is cut short",
+        returned=2,
+    ),
+    Piped(
         name="no-head",
         fault="the head is missing",
         command=f"sed 1d {STREAM} | kvstats",
@@ -621,6 +877,28 @@ PIPED = [
         whole=(True, False),
     ),
     Piped(
+        name="gzip-broken",
+        fault="gzip input that is broken",
+        command=f"(gzip -c {STREAM} | head -c 400; head -c 300 /dev/zero) | kvstats",
+        said="kvstats: stdin: broken compressed data",
+        returned=2,
+    ),
+    Piped(
+        name="gzip-stats",
+        fault="gzip input of kvreport",
+        command=f"gzip -c {STATS} | kvreport",
+        said="",
+        returned=0,
+        survives="everything",
+    ),
+    Piped(
+        name="gzip-stats-cut",
+        fault="gzip input of kvreport cut short",
+        command=f"gzip -c {STATS} | head -c -40 | kvreport",
+        said="kvreport: stdin: the compressed data is cut short",
+        returned=2,
+    ),
+    Piped(
         name="stats-cut",
         fault="kvstats' output cut short before kvreport",
         command=f"kvstats {STREAM} | head -c 300 | kvreport",
@@ -630,14 +908,24 @@ PIPED = [
     Piped(
         name="plan-cut",
         fault="kvplan's output cut short before kvload: nothing is sent",
-        command="kvplan --scenario cold_start --requests 6 --context-tokens 64 | head -n 4"
-        " | kvload --url http://127.0.0.1:9 --workload -",
+        command=f"{PLAN} | head -n 4 | {LOAD}",
         said="plan 1 says 9 requests and has 3",
         returned=2,
     ),
 ]
 
-ROWS = [*(row.row() for row in ANSWERED), *ELSEWHERE, *(row.row() for row in PIPED)]
+ROWS = [
+    *(row.row() for row in (*ANSWERED, *TLS_ANSWERED, *TLS_REFUSED, *REFUSED)),
+    *SIGNALLED,
+    *ELSEWHERE,
+    *(row.row() for row in PIPED),
+]
+
+
+def row_named(name: str) -> Row:
+    """The row that a test holds its tool to."""
+    (row,) = (row for row in ROWS if row.name == name)
+    return row
 
 
 def page() -> str:
