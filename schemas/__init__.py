@@ -11,10 +11,17 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+LONGEST_NAME = 40
+
 
 @cache
 def load_schema(name: str) -> dict[str, Any]:
-    """The schema of a record (`request`) or a config (`config`, `matrix`); KeyError if unknown."""
+    """The schema of a record (`request`) or a config (`config`, `matrix`); KeyError if unknown.
+
+    The name may be anybody's data: it is no path.
+    """
+    if not name.isidentifier() or len(name) > LONGEST_NAME:
+        raise KeyError(name)
     path = files("kvschemas") / f"{name}.schema.json"
     if not path.is_file():
         raise KeyError(name)

@@ -176,7 +176,10 @@ class Server:
         location = response.headers.get("Location")
         if not 300 <= response.status < 400 or response.status == 304 or not location:
             return None
-        to = urljoin(str(response.url), location)
+        try:
+            to = urljoin(str(response.url), location)
+        except ValueError as error:
+            raise Unreachable(f"{self.shown}: redirected to what is no URL") from error
         if origin(to) != origin(self.base):
             raise Unreachable(
                 f"{self.shown}: redirected to {redact(to)}, which is another server: keys go to"

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from kvsim.accounting import Accounting
-from kvsim.intake import Body
+from kvsim.intake import Body, read_length, read_object
 from kvsim.options import NodeOptions
 from kvsim.truth import Trace
 
@@ -73,8 +73,10 @@ class Flat:
     async def generate(
         self, request: web.Request, body: Body, trace: Trace, *, chat: bool
     ) -> web.StreamResponse:
-        """Reads ``max_tokens``, ``stream`` and ``stream_options`` and nothing else."""
-        count = max(1, int(body.get("max_completion_tokens") or body.get("max_tokens") or 16))
+        """Reads ``max_tokens``, ``stream`` and ``stream_options`` and nothing else. Raises
+        Refused."""
+        count = read_length(body, self._options)
+        read_object(body, "stream_options")
         prompt = max(1, (request.content_length or 4) // 4)
         trace.prompt_tokens, trace.output_tokens = prompt, count
         trace.cached_local = trace.cached_remote = 0

@@ -196,13 +196,29 @@ def _max_tokens(fields: Body, chat: bool, prompt: int, longest: int) -> int:
     return int(asked)
 
 
-def _object(body: Body, name: str) -> Body:
+def read_object(body: Body, name: str) -> Body:
     """A field that holds fields; empty where it is null. Raises Refused."""
     told = body.get(name)
     if told is not None and not isinstance(told, dict):
         text = "Input should be a valid dictionary"
         raise invalid([problem("dict_type", f"body.{name}", text, told)])
     return told or {}
+
+
+def read_length(body: Body, options: NodeOptions) -> int:
+    """How many tokens a flat node answers, which looks at little else. Raises Refused."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        if body.get(name) is None:
+            continue
+        value, found = _integer(name, body[name])
+        if found:
+            raise invalid([found])
+        _check_values({name: value})
+        asked = value or 0
+        if asked > options.max_model_len:
+            raise refusals.too_long_with_output(options.max_model_len, 0, asked)
+        return asked
+    return 16
 
 
 def _logprobs(fields: Body, chat: bool) -> int | None:
@@ -227,7 +243,7 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
         text = f"min_tokens must be less than or equal to max_tokens={limit}, got {least}."
         raise bad_value(text, "min_tokens", least)
     stream = bool(fields.get("stream"))
-    extras = _object(body, "stream_options")
+    extras = read_object(body, "stream_options")
     if extras and not stream:
         text = "Stream options can only be defined when `stream=True`."
         raise bad_value(text, "stream_options")
@@ -251,5 +267,5 @@ def read_ask(body: Body, chat: bool, options: NodeOptions, client_id: str | None
         continuous_usage=usage and bool(extras.get("continuous_usage_stats")),
         logprobs=_logprobs(fields, chat),
         return_token_ids=bool(fields.get("return_token_ids")),
-        kv=_object(body, "kv_transfer_params"),
+        kv=read_object(body, "kv_transfer_params"),
     )

@@ -14,6 +14,7 @@ from kvsim.engine import DEAD, Engine
 from kvsim.faults import FaultError, FaultSet
 from kvsim.flat import Flat
 from kvsim.intake import read_ask, read_body
+from kvsim.openapi import document
 from kvsim.options import NodeOptions
 from kvsim.questions import Questions
 from kvsim.refusals import Refused
@@ -74,6 +75,7 @@ class Node:
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
             "/version": {"GET": self._version},
+            "/openapi.json": {"GET": self._openapi},
             "/metrics": {"GET": self._metrics},
             "/kvsim/truth": {"GET": self._truth},
             "/kvsim/fault": {
@@ -197,6 +199,9 @@ class Node:
 
     async def _version(self, request: web.Request) -> web.Response:
         return json_answer(msgspec.json.encode({"version": self.options.version}))
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return json_answer(msgspec.json.encode(document(self.options)))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         if self.faults.on("no_metrics"):
