@@ -2,9 +2,9 @@
 
   python -m bench.growth_causes > causes.md
 
-Counts, beside the sweeps' seconds: how often kvload's event loop turned, how many chunks a read
-brought, and the same load by a kvload that does not yield its way through the last millisecond
-before a request is due (`drive.TICK_NS`), but sleeps as long as the loop's selector makes it.
+Counts, beside the sweeps' seconds: how many chunks a read brought, how often kvload's event loop
+turned, and both for a kvload that does not yield its way through the last millisecond before a
+request is due (`drive.TICK_NS`), but sleeps as long as the loop's selector makes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.server import serving
 from bench.watched import Watched, watch
 
 RUNS = 3
-COUNTING = """
+COUNTED = """
 import asyncio.base_events as events, sys
 turns, once = 0, events.BaseEventLoop._run_once
 def counted(loop):
@@ -39,22 +39,21 @@ try:
 finally:
     print("turns", turns, file=sys.stderr)
 """
-SLEEPING = """
-import kvload.drive
-kvload.drive.TICK_NS = 0
-from kvload.cli import main
-main()
-"""
-AS_IT_IS = "from kvload.cli import main; main()"
+PLAIN = "from kvload.cli import main; main()"
+WORDS = """`turns` are those of kvload's event loop. *Sleeping* is the same kvload without the
+yielding of the last millisecond before a request is due: what it saves is what punctuality costs.
+Loads are those of the sweeps; processor time is with starting and ending, the median of three."""
+SLEEPING = "import kvload.drive; kvload.drive.TICK_NS = 0; "
 
 
 def main() -> None:
-    """Both tables."""
+    """One table, and the conditions."""
     loads: Sequence[Load] = [
         *(streams_load(at) for at in (64, 256, 1024, 4096, 8192)),
         *(rate_load(at) for at in (32, 128, 512, 1024, 2048, 4096)),
     ]
     print("# Why the cost of streams and of rate bends\n")
+    print(f"{' '.join(WORDS.split())}\n")
     print("\n".join(causes(loads, RUNS)))
     under = {"command": "python -m bench.growth_causes", **conditions()}
     print(f"\n{conditions_table(under)}")
@@ -62,31 +61,37 @@ def main() -> None:
 
 def causes(loads: Sequence[Load], runs: int) -> list[str]:
     """A row for each load."""
-    head = ("load", "turns a request", "turns a chunk", "chunks a read", "late p99")
+    head = ("load", "chunks a read", "turns a chunk", "processor", "late p99")
     rows = [_row(load, runs) for load in loads]
-    return table((*head, "processor", "without yielding", "late p99 then"), rows)
+    return table((*head, "turns, sleeping", "processor, sleeping", "late p99, sleeping"), rows)
 
 
 def _row(load: Load, runs: int) -> list[str]:
-    found, requests = _run(load, COUNTING)
-    counted = re.search(r"turns (\d+)", found.stderr.decode())
+    """The whole client, and the one that sleeps, in turns: who else is at work slows both."""
+    chunks = load.requests * load.tokens
+    _, requests = _run(load, COUNTED)
+    reads = sum(row["reads"] for row in requests)
+    every: dict[str, list[tuple[Watched, list[dict[str, int]]]]] = {"": [], SLEEPING: []}
+    for _ in range(runs):
+        for change, seen in every.items():
+            seen.append(_run(load, change + PLAIN))
+    cells = [load.name, f"{chunks / reads:.2f}"]
+    for change, seen in every.items():
+        cells += [
+            f"{_turns(load, change) / chunks:.3f}",
+            f"{statistics.median(done.total_s for done, _ in seen):.2f} s",
+            f"{statistics.median(_late_p99(rows) for _, rows in seen):.2f} ms",
+        ]
+    print(f"bench: {load.name}", file=sys.stderr, flush=True)
+    return cells
+
+
+def _turns(load: Load, change: str) -> int:
+    done, _ = _run(load, change + COUNTED)
+    counted = re.search(r"turns (\d+)", done.stderr.decode())
     if counted is None:
         raise BenchError(f"{load.name}: no turns were counted")
-    turns, chunks = int(counted[1]), load.requests * load.tokens
-    reads = sum(row["reads"] for row in requests)
-    whole, sleepy, late = [], [], []
-    for _ in range(runs):  # in turns: whoever else is at work slows both
-        whole.append(_run(load, AS_IT_IS))
-        sleepy.append(_run(load, SLEEPING))
-    for every in (whole, sleepy):
-        late.append(statistics.median(_late_p99(rows) for _, rows in every))
-    cpu = [statistics.median(done.total_s for done, _ in every) for every in (whole, sleepy)]
-    print(f"bench: {load.name}", file=sys.stderr, flush=True)
-    return [
-        load.name, f"{turns / load.requests:.2f}", f"{turns / chunks:.3f}",
-        f"{chunks / reads:.2f}", f"{late[0]:.2f} ms", f"{cpu[0]:.2f} s", f"{cpu[1]:.2f} s",
-        f"{late[1]:.2f} ms",
-    ]  # fmt: skip
+    return int(counted[1])
 
 
 def _run(load: Load, code: str) -> tuple[Watched, list[dict[str, int]]]:

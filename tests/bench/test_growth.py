@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bench.growth import keep, points_of
+from bench.growth_causes import causes
 from bench.growth_page import bend_table, page
 from bench.growth_points import Curve, Point, curve_of, read_curves, written
 from bench.growth_slopes import bends, slopes
@@ -180,3 +181,13 @@ def test_a_client_that_fails_is_no_point(tmp_path: Path) -> None:
     (tmp_path / "5.jsonl").write_text("{", encoding="utf-8")
     with pytest.raises(BenchError):
         records(5, tmp_path)
+
+
+def test_turns_and_reads_are_counted() -> None:
+    load = Load(name="tiny", streams=4, requests=8, ttft_ms=5.0, itl_ms=5.0, tokens=3)
+    row = causes([load], 1)[2]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[0] == "tiny"
+    chunks_a_read, turns, sleeping = (float(cells[at]) for at in (1, 2, 5))
+    assert 0.5 <= chunks_a_read <= 3
+    assert turns > sleeping > 0.1, "yielding is turning"
