@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill pd real real-matrix breakeven replay drill bench bench-peers bench-stats growth calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill chaos pd real real-matrix breakeven replay drill bench bench-peers bench-stats growth soak sizes calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,8 +62,11 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 	MAKEFLAGS="$${MAKEFLAGS%%-- *}" exec kvmatrix "$$KV_MATRIX" $${KV_ONLY:+"--only=$$KV_ONLY"} $${KV_COMMANDS:+--allow-commands} $${KV_UNTIL:+"--until=$$KV_UNTIL"} \
 	--progress $(MAKE) --no-print-directory -f - matrix <<<"$$rules"; fi
 
-matrix-drill: $(INSTALLED)  ## Kill a matrix twenty times and resume; run every shipped one; search for capacities (minutes)
-	KV_DRILL_FULL=1 pytest -q -s -o timeout=0 tests/kvmatrix/test_drill.py tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
+matrix-drill: $(INSTALLED)  ## Run every shipped matrix; search for capacities (minutes)
+	KV_DRILL_FULL=1 pytest -q -s -o timeout=0 tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
+
+chaos: $(INSTALLED)  ## Kill a matrix at fifty random moments, and the pipe at forty: nothing lost (20 minutes)
+	KV_CHAOS_FULL=1 pytest -q -s -o timeout=0 tests/chaos
 
 # Addresses reach the recipe as environment. Without any, engines are simulated.
 pd: export NON_PD := $(value NON_PD)
@@ -94,7 +97,7 @@ replay: export KV_OUT = $(value OUT)
 replay: $(INSTALLED)  ## A piece of a public trace on real engines: predicted and measured (10 minutes)
 	@stack/replay.sh "$${KV_OUT:-replay-out}"
 
-bench bench-peers bench-stats growth: export KV_LABEL = $(value LABEL)
+bench bench-peers bench-stats growth soak sizes: export KV_LABEL = $(value LABEL)
 calibrate: export KV_OUT = $(value OUT)
 
 bench: $(INSTALLED)  ## Measure every goal of the client: make bench [LABEL=two-cores keeps it]
@@ -112,6 +115,13 @@ bench-stats: $(INSTALLED)  ## kvstats on up to a million requests, beside jq and
 
 growth: $(INSTALLED)  ## Cost against streams, rate, prompt length, workers, shards, records (8 minutes) [LABEL]
 	@python -m bench.growth $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+soak: export KV_MINUTES = $(value MINUTES)
+soak: $(INSTALLED)  ## Does a long run of kvload grow, does its schedule drift? [MINUTES=30] [LABEL]
+	@python -m bench.soak --minutes "$${KV_MINUTES:-30}" $${KV_LABEL:+"--label=$$KV_LABEL"}
+
+sizes: $(INSTALLED)  ## 10,000 streams, 128k tokens, a million lines, 1 GB, 200 scenarios (10 minutes) [LABEL]
+	@python -m bench.sizes $${KV_LABEL:+"--label=$$KV_LABEL"}
 
 calibrate: $(INSTALLED)  ## What kvload alone does on this machine, for kvload --calibration
 	@python -m bench.calibrate "$${KV_OUT:-calibration.json}"
