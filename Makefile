@@ -22,7 +22,10 @@ install: $(INSTALLED)  ## Put every tool into .venv/bin
 demo: $(INSTALLED)  ## The whole experiment on simulated engines, with a report at the end
 	@demo/run.sh
 
-# As below: what a person wrote reaches the recipe as environment.
+# What a person wrote reaches a recipe as environment, never as text of a command; and make, which
+# would expand the dollars in it once more for every recipe, is told to leave it alone.
+unexport ALLOW_COMMANDS BUDGET CONFIG DECODE FLOW FULL KEY_FILE LABEL MINUTES MODEL NON_PD ONLY OUT PREFILL PROXY SIMULATED UNTIL UPGRADE URL
+
 quick: export KV_URL = $(value URL)
 quick: export KV_MODEL = $(value MODEL)
 quick: export KV_KEY_FILE = $(value KEY_FILE)
@@ -45,9 +48,6 @@ format: $(INSTALLED)  ## Format the code
 	ruff format .
 	ruff check --fix .
 
-# What a person wrote reaches the recipe as environment, never as text of a command; and make, which
-# would expand the dollars in it once more for every recipe below, is not told of it again.
-unexport CONFIG ONLY LABEL OUT UNTIL
 matrix: export KV_MATRIX = $(value CONFIG)
 matrix: export KV_ONLY = $(value ONLY)
 matrix: export KV_COMMANDS = $(value ALLOW_COMMANDS)
@@ -68,15 +68,16 @@ matrix-drill: $(INSTALLED)  ## Run every shipped matrix; search for capacities (
 chaos: $(INSTALLED)  ## Kill a matrix at fifty random moments, and the pipe at forty: nothing lost (20 minutes)
 	KV_CHAOS_FULL=1 pytest -q -s -o timeout=0 tests/chaos
 
-# Addresses reach the recipe as environment. Without any, engines are simulated.
-pd: export NON_PD := $(value NON_PD)
-pd: export PROXY := $(value PROXY)
-pd: export PREFILL := $(value PREFILL)
-pd: export DECODE := $(value DECODE)
-pd: export MODEL := $(value MODEL)
-pd: export FLOW := $(value FLOW)
+# Without addresses engines are simulated.
+pd: export KV_NON_PD = $(value NON_PD)
+pd: export KV_PROXY = $(value PROXY)
+pd: export KV_PREFILL = $(value PREFILL)
+pd: export KV_DECODE = $(value DECODE)
+pd: export KV_MODEL = $(value MODEL)
+pd: export KV_FLOW = $(value FLOW)
 pd: $(INSTALLED)  ## PD against non-PD: make pd, or NON_PD=URL PROXY=URL PREFILL=URL DECODE=URL MODEL=NAME
-	@demo/pd.sh
+	@NON_PD="$$KV_NON_PD" PROXY="$$KV_PROXY" PREFILL="$$KV_PREFILL" DECODE="$$KV_DECODE" \
+	MODEL="$$KV_MODEL" FLOW="$$KV_FLOW" demo/pd.sh
 
 real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 	@stack/real.sh
@@ -174,10 +175,11 @@ prometheus:
 hosts:
 	@for tool in sshd:openssh-server parallel:parallel faketime:faketime; do PATH="$$PATH:/usr/sbin" tests/debian.sh $${tool%:*} $${tool#*:} || echo "test: NOTHING THAT NEEDS $${tool%:*} WILL BE TESTED (see above)" >&2; done
 
+lock: export KV_UPGRADE = $(value UPGRADE)
 # Versions and hashes of everything that is installed: review what `make lock` changes like code.
 lock: $(INSTALLED)  ## Pin every dependency anew, with hashes [UPGRADE=1]
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	@requirements/lock.sh $${UPGRADE:+--upgrade}
+	@requirements/lock.sh $${KV_UPGRADE:+--upgrade}
 
 audit: $(INSTALLED)  ## Ask the advisory data base about every pinned version (network)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
