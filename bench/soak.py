@@ -37,12 +37,14 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt  # after the backend is chosen
 
 TOOLS = ("kvload", "kvstats", "kvsim")
-WARM_SHARE = 0.2
+WARM_SHARE = 0.35
 """Of the run: caches, pools and connections fill until then, and growth is none of it"""
-GROWTH_KB = {"kvload": 300.0, "kvstats": 300.0, "kvsim": 300.0}
-"""At most, for 1,000 requests"""
-RATIO = 1.15
-"""Of the memory in the last quarter to that in the second"""
+GROWTH_KB = {"kvload": 400.0, "kvstats": 1_000.0, "kvsim": 200.0}
+"""At most, for 1,000 requests.
+
+kvload keeps which prompts were sent, for the ideal of later ones; kvstats the figures that exact
+percentiles need, up to 200,000 requests; kvsim its log of the last 20,000 requests, which is full
+before the warm-in of a long run ends."""
 LATE_RATIO, LATE_S = 2.0, 0.002
 """The last quarter's median lateness: at most so many times the first's, or so much more"""
 DUE_NS = 1_000
@@ -53,16 +55,16 @@ KEPT_SAMPLES = 240
 class Load:
     """What is sent, and the engine that it is sent to."""
 
-    rate_rps: float = 40.0
+    rate_rps: float = 50.0
     context_tokens: int = 300
-    output_tokens: int = 32
+    output_tokens: int = 16
     contexts: int = 64
     port: int = 0
     engine: tuple[str, ...] = (
-        *("--prefill-tps", "60000", "--step-ms", "20", "--overhead-ms", "5"),
-        *("--decode-ms-per-seq", "0.02", "--capacity-blocks", "2048"),
+        *("--prefill-tps", "400000", "--step-ms", "10", "--overhead-ms", "5"),
+        *("--decode-ms-per-seq", "0.02", "--capacity-blocks", "8192"),
     )
-    """A cache that is full after a few hundred requests, so that it is not what grows"""
+    """A cache that is full after a thousand requests, so that it is not what grows"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,10 +281,10 @@ def verdicts(soaked: Soaked) -> list[Verdict]:
         found.append(
             Verdict(
                 name=f"memory of {tool}",
-                asked=f"at most {GROWTH_KB[tool]:g} kB for 1,000 requests, or last quarter at most"
-                f" {RATIO:g} times the second",
-                measured=f"{slope:+.1f} kB for 1,000 requests; {ratio:.3f} times",
-                met=slope <= GROWTH_KB[tool] or ratio <= RATIO,
+                asked=f"at most {GROWTH_KB[tool]:,.0f} kB for 1,000 requests",
+                measured=f"{slope:+,.0f} kB for 1,000 requests;"
+                f" last quarter {ratio:.3f} times the second",
+                met=slope <= GROWTH_KB[tool],
             )
         )
     most = f"{LATE_RATIO:g} times the first, or {LATE_S * 1e3:g} ms more"
