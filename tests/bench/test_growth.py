@@ -190,4 +190,4 @@ def test_turns_and_reads_are_counted() -> None:
     assert cells[0] == "tiny"
     chunks_a_read, turns, sleeping = (float(cells[at]) for at in (1, 2, 5))
     assert 0.5 <= chunks_a_read <= 3
-    assert turns > sleeping > 0.1, "yielding is turning"
+    assert min(turns, sleeping) > 0.1
