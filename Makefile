@@ -12,7 +12,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed.stamp
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help install demo quick test check format matrix matrix-drill chaos pd real real-matrix breakeven replay drill bench bench-peers bench-stats growth soak sizes calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts screenshots
+.PHONY: help install demo quick test check format matrix matrix-drill chaos pd real real-matrix breakeven replay drill bench bench-peers bench-stats growth soak sizes calibrate fleet contamination aa audit docs lock record engines browser prometheus pipes hosts fuzz schemathesis screenshots
 
 help:  ## Show this help
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ quick: $(INSTALLED)  ## What is a hit worth here, in a minute: make quick URL=..
 	@quick/run.sh --url "$$KV_URL" $${KV_MODEL:+--model "$$KV_MODEL"} \
 	$${KV_KEY_FILE:+--api-key-file "$$KV_KEY_FILE"} $${KV_SECONDS:+--seconds "$$KV_SECONDS"}
 
-test: $(INSTALLED) engines browser prometheus pipes hosts  ## Run the tests, those on real engines included
+test: $(INSTALLED) engines browser prometheus pipes hosts schemathesis  ## Run the tests, those on real engines included
 	@pytest -ra
 
 check: $(INSTALLED)  ## Format, lint, types, docs, tests
@@ -121,6 +121,10 @@ soak: export KV_MINUTES = $(value MINUTES)
 soak: $(INSTALLED)  ## Does a long run of kvload grow, does its schedule drift? [MINUTES=30] [LABEL]
 	@python -m bench.soak --minutes "$${KV_MINUTES:-30}" $${KV_LABEL:+"--label=$$KV_LABEL"}
 
+fuzz: export KV_MINUTES = $(value MINUTES)
+fuzz: $(INSTALLED) schemathesis  ## New damaged inputs for every parser, and kvsim against its OpenAPI document [MINUTES=10]
+	@python -m tests.fuzz --minutes "$${KV_MINUTES:-10}"
+
 sizes: $(INSTALLED)  ## 10,000 streams, 128k tokens, a million lines, 1 GB, 200 scenarios (10 minutes) [LABEL]
 	@python -m bench.sizes $${KV_LABEL:+"--label=$$KV_LABEL"}
 
@@ -184,6 +188,10 @@ lock: $(INSTALLED)  ## Pin every dependency anew, with hashes [UPGRADE=1]
 audit: $(INSTALLED)  ## Ask the advisory data base about every pinned version (network)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	@pip-audit --strict --require-hashes --disable-pip -r requirements/dev.lock
+
+# Whether kvsim answers as its OpenAPI document says is asked by a tool with dependencies of its own.
+schemathesis:
+	@[[ -x .venv-fuzz/bin/st && ! requirements/fuzz.lock -nt .venv-fuzz/bin/st ]] || { $(PYTHON) -m venv --clear .venv-fuzz && .venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements/fuzz.lock && touch .venv-fuzz/bin/st; } || echo 'test: SCHEMATHESIS COULD NOT BE INSTALLED: kvsim will not be held to its OpenAPI document' >&2
 
 # What the guides' pipelines are made of beside our own tools.
 pipes:

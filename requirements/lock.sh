@@ -7,13 +7,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# lock FILE FLAGS...
+# lock FILE FLAGS... SOURCE...
 lock() {
   local file=requirements/$1
   shift
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-    --no-header --output-file "$file" "$@" pyproject.toml requirements/build.in
+    --no-header --output-file "$file" "$@"
 }
 
-lock run.lock "$@"
-lock dev.lock --extra dev "$@"
+lock run.lock "$@" pyproject.toml requirements/build.in
+lock dev.lock --extra dev "$@" pyproject.toml requirements/build.in
+lock fuzz.lock "$@" requirements/fuzz.in

@@ -41,6 +41,11 @@ def test_everything_is_pinned_with_hashes(name: str, wanted: list[str]) -> None:
         assert all(version in asked.specifier for version in versions), f"{line}: make lock"
 
 
+def test_the_fuzzers_tool_is_pinned_too() -> None:
+    asked = Requirement((ROOT / "requirements/fuzz.in").read_text().partition("#")[0])
+    assert all(version in asked.specifier for version in pins("fuzz.lock")["schemathesis"])
+
+
 def test_what_runs_is_of_the_same_versions_everywhere() -> None:
     run, dev = pins("run.lock"), pins("dev.lock")
     assert {name: dev[name] for name in run} == run
