@@ -1,12 +1,14 @@
 """HTTP manners common to nodes and stores: routing, errors, headers, idle connections."""
 
 import asyncio
+import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Routes = dict[str, dict[str, Handler]]
@@ -79,8 +81,14 @@ class Connections:
             self._timers[transport] = loop.call_later(idle_s, transport.close)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Bytes that are no HTTP are answered by 400; what a client did wrong is no trace of ours."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 def application(entry: Handler) -> web.Application:
     """One handler for every path: routing is ours, so that 404 and 405 are the engine's."""
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     app = web.Application(client_max_size=1 << 28)
     app.router.add_route("*", "/{path:.*}", entry)
     app.on_response_prepare.append(_sign)
