@@ -73,8 +73,8 @@ stop() {
     rm -rf "$work"
 }
 trap stop EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap 'say "interrupted; what had come back is in $out"; exit 130' INT
+trap 'say "interrupted; what had come back is in $out"; exit 143' TERM
 
 python "$here/hosts.py" reach "$ssh" "$hosts" >"$work/hosts"
 names=() reaches=()
@@ -152,6 +152,7 @@ why() {
     local log=$FLEET_ROUND/shard-$1.log said
     said=$(grep -v '^Warning: Permanently added' "$log" 2>/dev/null | tail -n 1 | tr -d '\000-\037\177' | cut -c1-300) || said=''
     case ${status[$1]} in
+    143) echo "was given up${limit:+ after $limit s (LIMIT)}${said:+: $said}" ;;
     255) echo "ssh lost it${said:+: $said}" ;;
     126 | 127) echo "${program[0]} cannot be run there: say KVLOAD=PATH${said:+ ($said)}" ;;
     *) echo "ended with status ${status[$1]}${said:+: $said}" ;;

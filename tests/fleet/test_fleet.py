@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,9 @@ BIN = Path(environment()["PATH"].split(os.pathsep)[0])
 THERE = {"PATH": f"{BIN}:/usr/bin:/bin"}
 PLAN = "--contexts 8 --requests 32 --context-tokens 300 --output-tokens 4"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+HOSTILE = (
+    "$(touch pwned1) `touch pwned2`; touch pwned3 & 'it''s' \"$HOME\" \\ * $(shell touch pwned4)"
+)
 Record = dict[str, Any]
 
 missing = [
@@ -88,8 +92,14 @@ def ended(process: subprocess.Popen[str], folder: Path, timeout_s: float = 200) 
     return Ran(status=process.returncode, out=out, err=err, folder=folder)
 
 
+def rooms_s() -> tuple[int, ...]:
+    """How much room to give, one after the other; a machine that is busy needs more at once."""
+    idle = os.getloadavg()[0] < (os.cpu_count() or 1)
+    return (5, 20, 60) if idle else (15, 60)
+
+
 def fleet(folder: Path, **named: str) -> Ran:
-    for room_s in (5, 20, 60):
+    for room_s in rooms_s():
         ran = ended(begin(folder / f"out{room_s}", room_s, **named), folder / f"out{room_s}")
         if "leaves room" not in ran.err:
             return ran
@@ -155,7 +165,7 @@ def test_a_fleet_of_four_is_one_experiment(
     with Listing(sim.process.pid) as listing:
         ran = fleet(
             tmp_path, HOSTS=named, SSH=hosts.ssh, URL=sim.url, KEY_FILE=str(key), PLAN=PLAN,
-            LOAD="--rate 40 --arrival constant --warmup 1",
+            LOAD=f"--rate 40 --arrival constant --warmup 1 --name {shlex.quote(HOSTILE)}",
         )  # fmt: skip
     assert ran.status == 0, ran.err
     planned = [json.loads(line) for line in (ran.folder / "plan.jsonl").read_text().splitlines()]
@@ -174,6 +184,8 @@ def test_a_fleet_of_four_is_one_experiment(
         assert sent == whole, f"round {number}"
     assert cold["cold_proof"] == "proven" and hit["hit_ratio"] > 0.8 > cold["hit_ratio"]
     assert "Compared" in ran.out and "32 requests over 8 contexts" in ran.out
+    assert {run["name"] for run in ran.records("run")} == {HOSTILE}
+    assert not [*ROOT.glob("pwned*"), *Path.home().glob("pwned*"), *ran.folder.rglob("pwned*")]
     assert (ran.folder / "report.html").stat().st_size > 10_000
     by_port = Counter(json.loads(path.read_text().splitlines()[0])["shard"] for path in
                       ran.folder.glob("repeat-1/round-1/shard-*.jsonl"))  # fmt: skip
@@ -188,7 +200,7 @@ def test_a_fleet_of_four_is_one_experiment(
 def test_a_host_that_dies_in_the_round_is_named_and_the_rest_reported(
     sim: Sim, key: Path, tmp_path: Path
 ) -> None:
-    for room_s in (5, 20, 60):
+    for room_s in rooms_s():
         folder = tmp_path / f"out{room_s}"
         with sshds(tmp_path / f"ssh{room_s}", THERE, THERE) as two:
             process = begin(
@@ -240,3 +252,66 @@ def test_what_a_host_lacks_is_said_before_anything_is_sent(sim: Sim, tmp_path: P
     if FAKETIME.exists():
         assert f"{names[2]}: its clock is 3600 s ahead" in said[1] or "3599" in said[1]
     assert not list((tmp_path / "out").glob("repeat-*"))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({}, "which machines? say make fleet HOSTS=a,user@b:2222,2/c URL="),
+        ({"HOSTS": "a"}, "which machines?"),
+        ({"HOSTS": "a;touch", "URL": "http://h"}, "no host"),
+        ({"HOSTS": "$(shell touch pwned)", "URL": "http://h"}, "it is 'ssh OPTIONS HOST'"),
+        ({"HOSTS": "touch pwned", "URL": "http://h"}, "it is 'ssh OPTIONS HOST'"),
+        ({"HOSTS": "-oProxyCommand=touch", "URL": "http://h"}, "no host"),
+        ({"HOSTS": "ssh -oProxyCommand=touch", "URL": "http://h"}, "no host"),
+        ({"HOSTS": ":", "URL": "http://h", "LOAD": "--shard 0/2"}, "--shard is the fleet's to say"),
+        ({"HOSTS": ":", "URL": "http://h", "LOAD": "--salt=x"}, "--salt is the fleet's to say"),
+        ({"HOSTS": ":", "URL": "http://h", "LOAD": "--api-key-file k"}, "say KEY_FILE=FILE"),
+        ({"HOSTS": ":", "URL": "http://h", "LOAD": "--name 'x"}, "LOAD: no closing quotation"),
+        ({"HOSTS": ":", "URL": "http://h", "KEY_FILE": "/nowhere"}, "no key can be read"),
+    ],
+)
+def test_what_cannot_be_a_fleet_is_one_line(
+    named: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    ran = ended(begin(tmp_path / "out", 5, **named), tmp_path / "out")
+    (line,) = [line for line in ran.err.splitlines() if not line.startswith("make: ")]
+    assert line.startswith("fleet: ") and said in line
+    assert ran.status == 2 and ran.out == "" and not (tmp_path / "out").exists()
+    assert not [*ROOT.glob("pwned*")]
+
+
+def test_a_fleet_that_is_ended_leaves_nothing_running(tmp_path: Path) -> None:
+    with kvsim(*FAST) as sim:
+        words = ["--hosts", "2/:", "--url", sim.url, "--plan", PLAN, "--lead", "120"]
+        with subprocess.Popen(
+            [ROOT / "fleet" / "run.sh", *words, "-o", tmp_path / "out"],
+            env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            while "begin at" not in process.stderr.readline():
+                assert process.poll() is None
+            while len(_of_session(process.pid)) < 5:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert "interrupted" in process.stderr.read()
+            assert process.wait(60) == 143
+            for _ in range(200):
+                if not _of_session(process.pid):
+                    break
+                time.sleep(0.05)
+            assert not _of_session(process.pid)
+
+
+def _of_session(session: int) -> list[str]:
+    """Command lines of a session's living processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+        except OSError:
+            continue
+        state, _, _, own = rest.split()[:4]
+        if int(own) == session and state != "Z":
+            found.append(name)
+    return found

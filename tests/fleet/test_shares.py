@@ -145,7 +145,7 @@ def test_the_sum_of_the_shards_of_any_workload(
 @settings(max_examples=25)
 @given(
     st.sampled_from(SCENARIOS),
-    st.integers(1, 30),
+    st.integers(8, 30),
     st.integers(1, 9),
     st.sampled_from(("leaders-first", "shuffled")),
     st.integers(0, 5),
