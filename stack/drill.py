@@ -11,7 +11,7 @@ requests have been answered, the fault comes. Then, each in a round of its own:
   repaired  the same prompts again after the repair: are the old blocks still worth something?
   anew      an experiment in a new namespace, A to B: does the store give and take again?
 
-If it does, the next fault finds the same stack; else a new one is started.
+If it does, and comes to rest, the next fault finds the same stack; else a new one is started.
 OUT/FAULT has the records of each and `fault.json`, when what was done; OUT/drill.jsonl a line for
 each fault and phase, OUT/drill.md the table of them (drill_table.py makes both; it is printed).
 Exit status: 0 it ran, whatever was lost; 2 it could not run. Needs the project's tools on PATH.
@@ -66,6 +66,7 @@ class Load:
     requests: int
     context_tokens: int
     after: int
+    warmup: int
     timeout_s: float
 
     def flags(self) -> list[str]:
@@ -124,6 +125,10 @@ class Site:
             for one in (self.store, *self.nodes)
             if one.popen.poll() is not None or _health(one) == 503
         ]
+
+    def health(self) -> dict[str, int | None]:
+        """What the health URLs say; null: no answer."""
+        return {one.process.name: _health(one) for one in (self.store, *self.nodes)}
 
     def repair(self, fault: Fault) -> list[str]:
         """Undo the fault, start again whatever is dead, and wait until everything answers."""
@@ -269,11 +274,11 @@ class Drill:
         a, b = self.site.plan.node_urls
         own = ["--experiment", f"drill-{self.fault.name}", "--name", self.fault.name]
         old = [*own, "--salt", f"drill-{time.time_ns()}"]
-        warmup = "0" if self.simulated else "1"
-        between = ["--url", f"1={a}", "--url", f"2={b}", "--warmup", warmup]
+        between = ["--url", f"1={a}", "--url", f"2={b}", "--warmup", str(self.load.warmup)]
         with self.loading("hit", [*between, *old]) as kvload:
             self.strike_in(kvload)
         self.told["dead_after"] = self.site.dead()
+        self.told["health_after"] = self.site.health()
         self.same_again("down", 3, old)
         self.told["repair"] = self.fault.repair
         self.told["repair_began_ns"] = time.time_ns()
@@ -295,9 +300,9 @@ class Drill:
                 raise StackError(f"kvstats failed; see {self.log('stats')}")
 
     def whole(self) -> bool:
-        """Whether all hits came at the end: the stack is as it was."""
+        """Whether all hits came at the end, and it came to rest: the stack is as it was."""
         [anew] = [one for one in lines_of(self.folder) if one["phase"] == "anew"]
-        return bool(anew["hit"] == anew["requests"])
+        return anew["hit"] == anew["requests"] and anew["barrier"] == "quiet"
 
     def same_again(self, phase: str, round_num: int, flags: Sequence[str]) -> None:
         """The old prompts on B, whose own cache is reset first."""
@@ -399,6 +404,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--after", type=int, default=4, help="the fault comes after K [4]")
     parser.add_argument("--context-tokens", type=int, default=1500, help="of a prompt [1500]")
     parser.add_argument("--timeout", type=float, default=20.0, help="of a request, in seconds [20]")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="passes at most [1]")
     options = parser.parse_args(argv)
     odd = [name for name in options.fault or () if not FAULTS[name].simulated]
     if options.simulated and odd:
@@ -417,6 +423,7 @@ def main(argv: Sequence[str]) -> int:
         requests=options.requests,
         context_tokens=options.context_tokens,
         after=options.after,
+        warmup=options.warmup,
         timeout_s=options.timeout,
     )
     faults = [FAULTS[name] for name in options.fault or FAULTS]
@@ -447,7 +454,7 @@ def run(faults: Sequence[Fault], load: Load, out: Path, *, simulate: bool) -> No
             drill = Drill(site, fault, load, folder)
             drill.run()
             if not drill.whole():
-                say(f"{fault.name}: not all hits came back: a new stack for the next fault")
+                say(f"{fault.name}: not as it was before: a new stack for the next fault")
                 site = None
     print(write_tables(out, [fault.name for fault in faults]), end="")
 

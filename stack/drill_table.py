@@ -135,6 +135,8 @@ def line(
         "first_hit": hits[0] + 1 if hits else None,
         "longest_wait_s": max(map(waited_s, requests), default=None),
         "computed_ttft_s": statistics.median(computed) if computed else None,
+        "barrier": round_.end and round_.end.barrier and round_.end.barrier.state,
+        "distinct_answers": len({one.output_sha256 for one in requests if one.status == "ok"}),
         **answers(requests, cold),
     }
 
@@ -232,7 +234,7 @@ def row(one: dict[str, Any]) -> tuple[str, ...]:
         str(one["hit"]), str(one["part"]), str(one["computed"]), statuses or "0",
         str(one["lost"]), first, "-" if wait is None else f"{wait:.1f} s",
         "-" if ratio is None else f"{ratio:.1f}", other if one["compared"] else "-",
-        ", ".join(one["findings"]) or "-",
+        "as struck" if one["phase"] == "hit" else ", ".join(one["findings"]) or "-",
     )  # fmt: skip
 
 

@@ -194,7 +194,7 @@ def test_a_silent_link_answers_nothing_until_it_is_joined(link: Relay) -> None:
 
 
 def test_a_simulated_drill_of_a_dead_store(tmp_path: Path) -> None:
-    flags = "--simulated --fault master --requests 6 --after 2 --context-tokens 600"
+    flags = "--simulated --fault master --requests 6 --after 2 --context-tokens 600 --warmup 0"
     done = subprocess.run(
         [sys.executable, str(DRILL), *flags.split(), str(tmp_path)],
         capture_output=True, text=True, timeout=300, env=environment(), check=False,
