@@ -52,6 +52,11 @@ class Client:
         self._addresses: list[tuple[int, Any]] = []
         self._gate = asyncio.Semaphore(_CONNECTING_AT_ONCE)
 
+    @property
+    def busy(self) -> int:
+        """Connections that carry a request now."""
+        return len(self._busy)
+
     async def open(self, n: int) -> int:
         """Have `n` fresh connections ready; returns how many there are.
 
@@ -154,9 +159,10 @@ class Client:
     async def _connect_for(self, exchange: Exchange, deadline: float) -> Connection | None:
         """A connection opened for this request, or null with the reason in `exchange`."""
         loop = asyncio.get_running_loop()
-        left = deadline - loop.time()
         try:
-            async with asyncio.timeout(min(left, CONNECT_TIMEOUT_S)):
+            # Ten thousand at once are more than a listening socket takes: those it drops are asked
+            # for again after 1, 3, 7 and 15 s. Waiting for a turn is not the server's time.
+            async with asyncio.timeout_at(deadline), self._gate, asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await self._connect()
         except TimeoutError as problem:
             if loop.time() >= deadline:

@@ -251,7 +251,10 @@ class Round:
 
     def _judge(self, exchange: Exchange) -> None:
         """Stop where going on makes no sense: nobody listens, or nobody reads our records."""
-        self._refused = self._refused + 1 if exchange.error_kind == "connect_error" else 0
+        if exchange.error_kind != "connect_error":
+            self._refused = 0
+        elif exchange.attempts or not self._client.busy:  # a server that serves others is there
+            self._refused += 1
         if self._refused >= HOPELESS_FAILURES:
             self.stop(f"{self._refused} connections failed in a row: {exchange.error}")
         if self._sink.ended:

@@ -14,6 +14,9 @@ from kvpipe.jsonl import write_record
 from kvpipe.process import Stopped, ToolError, complain
 from kvsim.serving import Handler, application
 
+BACKLOG = 4096
+"""Connections that wait to be taken: a load of ten thousand streams begins all at once"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
@@ -27,7 +30,7 @@ class Service:
 def bind(host: str, port: int) -> socket.socket:
     """Raises ToolError."""
     try:
-        return socket.create_server((host, port), backlog=1024)
+        return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ToolError(f"{host}:{port}: {reason} (choose another --port, or 0)") from error
@@ -49,7 +52,7 @@ async def serve(
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
         await service.start()
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
