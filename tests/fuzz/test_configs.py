@@ -38,7 +38,8 @@ PLANS = [
     (ROOT / "schemas/examples/valid/plan.jsonl").read_bytes(),
     (ROOT / "tests/cases/kvplan/same-seed-same-bytes/out").read_bytes(),
     b'{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "group": "g"}\n' * 3,
-    b'{"prompt": "Hello there", "at_s": 1.5}\n{"prompt": [1, 2, 3]}\n',
+    b'{"prompt": "Hello there", "at_s": 1.5}\n{"prompt": "Hello again", "at_s": 2}\n',
+    b'{"prompt": [1, 2, 3]}\n{"prompt": [1, 2, 4], "max_tokens": 9}\n',
 ]
 
 

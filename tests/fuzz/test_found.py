@@ -62,6 +62,11 @@ FOUND: list[tuple[str, str, Any]] = [
     ("a figure too large for a float, in an old file", "any_stats", OLD_STATS),
     ("a record's name was taken for a file's", "any_plan", b'{"record":"%b"}\n' % (b"a" * 3000)),
     ("a length beyond 64 bits was a traceback", "any_trace_analysed", LONG_TRACE),
+    (
+        "a time too large for a float, in another tool's file",
+        "any_vllm_bench",
+        re.sub(rb'"ttfts": \[[0-9.]+', b'"ttfts": [' + HUGE, test_imports.BENCH[0], count=1),
+    ),
     ("a key file that is no text was a traceback", "any_secret_file", b"\xff\n"),
     (
         "a charset that is no text encoding was a traceback",

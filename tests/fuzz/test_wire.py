@@ -132,7 +132,7 @@ def recorded(exchange: Exchange) -> None:
     assert first_problem("request", value) is None
 
 
-@fuzzed(st.tuples(wires(), cuts), examples=300)
+@fuzzed(st.tuples(wires(), cuts), examples=150)
 def test_any_answer_cut_anywhere(case: tuple[bytes, list[int]]) -> None:
     """Answers over HTTP, damaged and cut: no exception, one answer, a valid record"""
     wire, places = case
@@ -157,7 +157,7 @@ def test_any_bytes(case: tuple[bytes, list[int]]) -> None:
     recorded(exchange_of(pieces(wire, places))[0])
 
 
-@fuzzed(st.tuples(events(), cuts), examples=200)
+@fuzzed(st.tuples(events(), cuts), examples=150)
 def test_any_events(case: tuple[bytes, list[int]]) -> None:
     """Event streams behind a good head: the same answer wherever they are cut"""
     body, places = case
