@@ -183,7 +183,7 @@ def test_a_fleet_of_four_is_one_experiment(
         )
         assert sent == whole, f"round {number}"
     assert cold["cold_proof"] == "proven" and hit["hit_ratio"] > 0.8 > cold["hit_ratio"]
-    assert "Compared" in ran.out and "32 requests over 8 contexts" in ran.out
+    assert "32 requests over 8 contexts" in ran.out and "constant, 40/s, 4 shards" in ran.out
     assert {run["name"] for run in ran.records("run")} == {HOSTILE}
     assert not [*ROOT.glob("pwned*"), *Path.home().glob("pwned*"), *ran.folder.rglob("pwned*")]
     assert (ran.folder / "report.html").stat().st_size > 10_000

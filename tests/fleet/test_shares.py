@@ -25,6 +25,7 @@ from kvpipe.process import ToolError
 from kvpipe.records import Arrival, Plan, Planned
 from kvplan.cli import run
 from kvprompt.workload import read_plan
+from kvreport import conditions
 
 HEAD = Plan(
     scenario="any", seed=1, requests=0, sentinels=0, plan_sha256="0" * 64, shape_sha256="0" * 64,
@@ -184,3 +185,19 @@ def test_the_sum_of_the_shards_of_a_trace(rows: list[tuple[int, int, int]], coun
     holds(plan, count)
     if len(parts_of(plan)) >= count:
         keeps_time(plan, count, Arrival(kind="planned"), 1)
+
+
+@pytest.mark.parametrize(
+    ("arrival", "shard", "shown"),
+    [
+        (Arrival(kind="closed", concurrency=8), "1/4", "closed, 4 shards of concurrency 8"),
+        (Arrival(kind="closed", concurrency=8), "0/1", "closed, concurrency 8"),
+        (Arrival(kind="poisson", rate_rps=40.0), "3/4", "poisson, 40/s, 4 shards"),
+        (Arrival(kind="poisson", rate_rps=40.0), None, "poisson, 40/s"),
+        (Arrival(kind="closed", concurrency=8), "first", "closed, concurrency 8"),
+    ],
+)
+def test_a_report_says_that_concurrency_is_each_shards(
+    arrival: Arrival, shard: str | None, shown: str
+) -> None:
+    assert conditions.arrival(arrival, shard) == shown

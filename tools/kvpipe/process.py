@@ -198,7 +198,8 @@ def _write_whole() -> None:
     take: half a line, and status 0.
     """
     raw = getattr(sys.stdout, "buffer", None)
-    if isinstance(raw, io.RawIOBase) and sys.stdout is sys.__stdout__:  # another is its owner's
+    own = sys.stdout is sys.__stdout__  # another is its owner's
+    if own and isinstance(raw, io.RawIOBase):
         text = sys.stdout
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(raw), text.encoding, text.errors, line_buffering=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -18,8 +19,13 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     values: list[tuple[str | None, list[str]]]
 
 
-def arrival(value: Arrival) -> str:
-    """`serial`, `closed, concurrency 5`, `poisson, 2/s`."""
+_SHARD = re.compile("[0-9]{1,5}/([0-9]{1,5})")
+
+
+def arrival(value: Arrival, shard: str | None = None) -> str:
+    """`serial`, `closed, concurrency 5`, `poisson, 2/s`; `closed, 4 shards of concurrency 5`."""
+    found = _SHARD.fullmatch(shard or "")
+    shards = int(found[1]) if found else 1
     parts: list[str] = [value.kind]
     if value.rate_rps is not None:
         parts.append(f"{value.rate_rps:g}/s")
@@ -30,8 +36,13 @@ def arrival(value: Arrival) -> str:
         parts.append(f"burstiness {value.burstiness:g}")
     if value.think_s is not None:
         parts.append(f"think time {value.think_s:g} s")
+    concurrency = ""
     if value.concurrency is not None and value.kind != "serial":
-        parts.append(f"concurrency {value.concurrency}")
+        concurrency = f"concurrency {value.concurrency}"
+    if shards > 1:
+        parts.append(f"{shards} shards{concurrency and ' of '}{concurrency}")
+    elif concurrency:
+        parts.append(concurrency)
     return ", ".join(parts)
 
 
@@ -41,7 +52,7 @@ READERS: dict[str, Reader] = {
     "engine": lambda run: run.engine,
     "engine version": lambda run: run.engine_version,
     "api": lambda run: run.api,
-    "arrival": lambda run: arrival(run.arrival),
+    "arrival": lambda run: arrival(run.arrival, run.shard),
     "order": lambda run: run.order,
     "tier": lambda run: run.tier,
     "salt": lambda run: run.salt_way,

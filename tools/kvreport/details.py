@@ -86,7 +86,7 @@ def _of_run(run: Run, scenario: Scenario, words: Words) -> list[tuple[str, str]]
         rows.append((words.say("fact_engine"), engine))
     load = words.say(
         "load_line",
-        arrival=conditions.arrival(run.arrival),
+        arrival=conditions.arrival(run.arrival, run.shard),
         order=run.order,
         tier=scenario.evidence.asked or run.tier,
         sentinels=run.sentinels,

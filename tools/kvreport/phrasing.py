@@ -69,7 +69,7 @@ def arrival_of(scenario: Scenario) -> str | None:
         run = shown.stats.run
         first = run[0] if isinstance(run, list) and run else run
         if not isinstance(first, list):
-            return conditions.arrival(first.arrival)
+            return conditions.arrival(first.arrival, first.shard)
     return None
 
 

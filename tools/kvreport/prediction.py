@@ -69,7 +69,8 @@ def _of_round(found: Round, analysis: Analysis) -> Iterator[Prediction]:
         yield Prediction(
             name=found.name,
             repeat=run.repeat,
-            serial=run.arrival.kind == "serial" or run.arrival.concurrency == 1,
+            serial=run.arrival.kind == "serial"
+            or (run.arrival.concurrency == 1 and run.shard in (None, "0/1")),
             requests=analysis.requests,
             block_tokens=size.block_tokens,
             order=analysis.order,
