@@ -7,6 +7,7 @@ same, so blocks of *any* size can be counted from links, finer or coarser than t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,9 @@ from kvpipe.records import Planned
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_NAMES = 2**63
+"""Names of blocks that are numbers are below it, but for those of somebody's own making"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,51 +76,69 @@ def planned_visits(requests: Iterable[Planned]) -> list[Visit]:
 
 
 class _Tree:
-    """Nodes numbered as they appear, each known by its parent and its name."""
+    """Nodes numbered as they appear, each known by its parent and its name.
+
+    A long trace has tens of millions: they are in arrays, and a set of lengths is kept only of
+    those few that were seen with more than one.
+    """
 
     def __init__(self) -> None:
-        self.known: dict[tuple[int, int | str], int] = {}
-        self.start: list[int] = []
-        self.tokens: list[set[int]] = []
+        self.known: dict[int | tuple[int, int | str], int] = {}
+        self.start = array("q")
+        self.tokens = array("q")
+        """The first length that each was seen with."""
+        self.uneven: dict[int, set[int]] = {}
 
     def path(self, links: Sequence[tuple[int | str, int]]) -> list[int]:
         parent, start, nodes = -1, 0, []
         for name, tokens in links:
-            node = self.known.setdefault((parent, name), len(self.start))
+            node = self.known.setdefault(_key(parent, name), len(self.start))
             if node == len(self.start):
                 self.start.append(start)
-                self.tokens.append(set())
-            self.tokens[node].add(tokens)
+                self.tokens.append(tokens)
+            elif self.tokens[node] != tokens:
+                self.uneven.setdefault(node, {self.tokens[node]}).add(tokens)
             nodes.append(node)
             parent, start = node, start + tokens
         return nodes
 
 
+def _key(parent: int, name: int | str) -> int | tuple[int, int | str]:
+    """Of a node; a number takes a third of a pair's room."""
+    if isinstance(name, int) and 0 <= name < _NAMES:
+        return (parent + 1) * _NAMES + name
+    return (parent, name)
+
+
 def accesses(visits: Iterable[Visit]) -> Accesses:
     """The columns of a workload; a name below another parent is another node."""
     tree = _Tree()
-    nodes: list[int] = []
-    first, inputs, outputs, stamps, counted = [0], [], [], [], []
-    ends: list[int] = []
+    nodes, first, inputs, outputs, ends = (array("q") for _ in range(5))
+    first.append(0)
+    stamps = array("d")
+    counted: list[bool] = []
     for visit in visits:
-        nodes += tree.path(visit.links)
+        nodes.extend(tree.path(visit.links))
         first.append(len(nodes))
         inputs.append(sum(tokens for _, tokens in visit.links))
         ends.append(visit.links[-1][1] if visit.links else 0)
         outputs.append(visit.output_tokens)
         stamps.append(float("nan") if visit.at_s is None else visit.at_s)
         counted.append(visit.counted)
+    tree.known.clear()
     made = Accesses(
         nodes=np.asarray(nodes, dtype=np.int64),
         first=np.asarray(first, dtype=np.int64),
         node_start=np.asarray(tree.start, dtype=np.int64),
-        node_tokens=np.asarray([max(sizes) for sizes in tree.tokens], dtype=np.int64),
+        node_tokens=np.asarray(tree.tokens, dtype=np.int64),
         input_tokens=np.asarray(inputs, dtype=np.int64),
         output_tokens=np.asarray(outputs, dtype=np.int64),
         at_s=np.asarray(stamps, dtype=np.float64),
         counted=np.asarray(counted, dtype=np.bool_),
     )
-    uneven = {node: sorted(sizes) for node, sizes in enumerate(tree.tokens) if len(sizes) > 1}
+    uneven = {node: sorted(sizes) for node, sizes in sorted(tree.uneven.items())}
+    for node, sizes in uneven.items():
+        made.node_tokens[node] = sizes[-1]
     return _cut(made, uneven, ends) if uneven else made
 
 
