@@ -195,12 +195,13 @@ say "$count shards: $(IFS=' '; echo "${names[*]}"); $own"
 
 # The plan is made once: the same text for all.
 if [[ -n $workload ]]; then
-    cat -- "$workload" >"$out/plan.jsonl"
+    cat -- "$workload" >"$out/plan.part"
 else
     words PLAN "$plan"
     kvplan --scenario "$scenario" --url "${urls[0]#[0-9]=}" "${model[@]}" "${key[@]}" \
-        --repeats "$repeats" ${found[@]+"${found[@]}"} >"$out/plan.jsonl"
+        --repeats "$repeats" ${found[@]+"${found[@]}"} >"$out/plan.part"
 fi
+mv "$out/plan.part" "$out/plan.jsonl"
 
 # cleared FILE FLAGS: isolation, verified, or no measurement.
 cleared() {
