@@ -22,7 +22,7 @@ apart: `-` where that is less than a tenth of the start, or than the start's own
 `slope` is that of this *beyond start* from the point before (the last one at half of it or \
 less), both logarithmic: 1 grows in proportion to the variable, 0 not at all. A bend is a \
 stretch whose slopes lie more than {tolerance:g} on one side of the expected one. Why it bends \
-stands in [README.md](README.md)."""
+has been found out [once](../2026-11-20-growth/README.md)."""
 LOADED = """`load` is the machine's load average, the median of after each run of a point: \
 {low:.1f} to {high:.1f} here, on {cpus} processors. {judged} Processor time is of the process \
 alone and suffers less; `spread` is (largest run - smallest) / median of it, and a point whose \
@@ -62,7 +62,8 @@ def page(curves: Sequence[Curve], cpus: int, command: str) -> list[str]:
             "",
             "![Lateness and TTFT error against streams and rate](lateness.png)",
             "",
-            "`late p99`: sent less due, of the records. `TTFT error p99`: the record's TTFT less "
+            "`late p99`: sent less due, of the records; with streams a request is due when its slot "
+            "is free. `TTFT error p99`: the record's TTFT less "
             "that of the server's log, of absolute values. Both wait for a processor as everybody "
             "does: they are of this machine under this load, and no property of kvload.",
         ]
@@ -110,7 +111,7 @@ def section(curve: Curve) -> list[str]:
         "",
         f"{load}. Starting and ending takes {start.of('cpu_s'):.2f} s and "
         f"{start.of('peak_mb'):.0f} MB. Expected slopes: {sweep.cpu_slope:g} of processor time, "
-        f"{sweep.memory_slope:g} of memory.",
+        f"{sweep.memory_slope:g} of memory. Begun {start.when}, commit {start.commit}.",
         "",
         *table(head, rows),
     ]
@@ -149,7 +150,9 @@ def _cell(value: float | None, form: str, unit: str = "") -> str:
 
 def plot(curves: Sequence[Curve], path: Path) -> None:
     """Six panels: processor seconds on the left axis, MB on the right one."""
-    figure, every = plt.subplots(2, 3, figsize=(15, 8.4), layout="constrained")
+    figure, every = plt.subplots(
+        2, 3, figsize=(15.6, 8.4), layout="constrained", gridspec_kw={"wspace": 0.06}
+    )
     for axes in every.flat[len(curves) :]:
         axes.set_visible(False)
     for axes, curve in zip(every.flat, curves, strict=False):
