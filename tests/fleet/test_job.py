@@ -106,7 +106,7 @@ def _from_config(config: dict[str, str]) -> dict[str, str]:
     for one in CONTAINER["env"]:
         if "valueFrom" in one:
             reference = one["valueFrom"]["configMapKeyRef"]
-            assert reference["name"] == "kvload"
+            assert reference["name"] == "fleet"
             found[one["name"]] = config[reference["key"]]
     return found
 
