@@ -62,10 +62,10 @@ def page(curves: Sequence[Curve], cpus: int, command: str) -> list[str]:
             "",
             "![Lateness and TTFT error against streams and rate](lateness.png)",
             "",
-            "`late p99`: sent less due, of the records; with streams a request is due when its slot "
-            "is free. `TTFT error p99`: the record's TTFT less "
-            "that of the server's log, of absolute values. Both wait for a processor as everybody "
-            "does: they are of this machine under this load, and no property of kvload.",
+            "`late p99`: sent less due, of the records; with streams a request is due when its "
+            "slot is free. `TTFT error p99`: the record's TTFT less that of the server's log, of "
+            "absolute values. Both wait for a processor as everybody does: they are of this "
+            "machine under this load, and no property of kvload.",
         ]
     return lines
 
