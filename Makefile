@@ -91,7 +91,7 @@ breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on
 
 drill: export KV_OUT = $(value OUT)
 drill: export KV_SIMULATED = $(value SIMULATED)
-drill: $(INSTALLED)  ## Kill the store, its owner or the link in the hit round, on real engines (10 minutes) [SIMULATED=1]
+drill: $(INSTALLED)  ## Kill the store, its owner or the link in the hit round, on real engines (15 minutes) [SIMULATED=1]
 	@stack/drill.sh $${KV_SIMULATED:+--simulated} "$${KV_OUT:-drill-out}"
 
 replay: export KV_OUT = $(value OUT)
