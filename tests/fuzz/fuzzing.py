@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import signal
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,11 +22,22 @@ from hypothesis import strategies as st
 HANG_S = 60
 """An example that takes longer hangs: a slow machine needs a hundredth of it."""
 
+SHRINK_S = 30
+
 T = TypeVar("T")
 
 
 class Hung(Exception):
     """An example did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """The last input that failed, which is nearly the smallest; and how long to look for one."""
+
+    value: Any
+    told: str
+    until: float
 
 
 @dataclass
@@ -36,18 +49,19 @@ class Target:
     body: Callable[[Any], None]
     inputs: st.SearchStrategy[Any]
     tried: int = 0
-    last: Any = None
-    """The input of the last failure: the smallest one, once Hypothesis is done with it."""
-    failures: list[str] = field(default_factory=list)
+    fell: Fall | None = None
 
     def once(self, value: Any) -> None:
         """Try one input."""
+        if self.fell is not None and time.monotonic() > self.fell.until:
+            return  # small enough: Hypothesis would go on for five minutes
         self.tried += 1
         try:
             with ends():
                 self.body(value)
         except Exception:
-            self.last = value
+            until = time.monotonic() + SHRINK_S if self.fell is None else self.fell.until
+            self.fell = Fall(value, traceback.format_exc(), until)
             raise
 
 

@@ -31,7 +31,7 @@ def read_body(raw: bytes, content_type: str) -> Body:
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise refusals.unsupported_media_type()
     try:
-        body = json.loads(raw)
+        body = json.loads(raw.decode())  # of bytes it would take halves of characters
     except UnicodeDecodeError as error:
         raise invalid([problem("json_invalid", "body.0", "JSON decode error", {},
                                {"error": error.reason})]) from error  # fmt: skip
