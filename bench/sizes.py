@@ -104,9 +104,9 @@ def streams(folder: Path, share: float) -> Iterator[Step]:
     count = max(20, round(10_000 * share))
     work, records = folder / "work.jsonl", folder / "records.jsonl"
     with work.open("w", encoding="utf-8") as out:
-        out.writelines(workload(count, 16))
+        out.writelines(workload(count, 4))
     first_ms = max(500, round(15_000 * share))
-    with simulated(folder, "--flat", "--ttft-ms", str(first_ms), "--itl-ms", "1000") as (url, log):
+    with simulated(folder, "--flat", "--ttft-ms", str(first_ms), "--itl-ms", "4000") as (url, log):
         done = run(
             [
                 *("kvload", "-q", "--url", url, "--workload", str(work), "--rounds", "1"),

@@ -1,6 +1,6 @@
 """`kvload | kvstats | kvreport` with each stage killed at a random moment.
 
-`make chaos` does it forty times, here it is once for each stage. tee stands behind kvload and keeps
+`make chaos` does it 27 times, here it is once for each stage. tee stands behind kvload and keeps
 what it wrote; kvsim's log says which answers were whole. Nothing may hang, crash or be lost, and
 whoever is left says by its status that something is missing.
 """
@@ -25,8 +25,8 @@ from tests.simulated import kvsim
 
 FULL = bool(os.environ.get("KV_CHAOS_FULL"))
 SEED = int(os.environ.get("KV_CHAOS_SEED", "9"))
-TURNS = 40 if FULL else 3
-REQUESTS, TOKENS = (30, 6) if FULL else (12, 6)
+TURNS = 27 if FULL else 3
+REQUESTS, TOKENS = (30, 6) if FULL else (8, 4)
 STAGES = ["kvload", "kvstats", "kvreport"]
 POOL = [(stage, how) for how in (KILL, TERM, INT) for stage in STAGES]
 
