@@ -211,7 +211,11 @@ def simulated(folders: Folders, claims: Claims, link_port: int, policy: str) -> 
     )
 
 
-SIM_PACE = ("--prefill-tps", "20000", "--step-ms", "2", "--overhead-ms", "2")
+# Hits that take long enough for a fault to come between two of them.
+SIM_PACE = (
+    *("--prefill-tps", "20000", "--step-ms", "2", "--overhead-ms", "2"),
+    *("--load-latency-ms", "200"),
+)
 
 
 def _kvsim(name: str, port: int, *flags: str) -> Process:
