@@ -85,9 +85,9 @@ real: $(INSTALLED)  ## The experiment on real vLLM and Mooncake, on CPU
 real-matrix: $(INSTALLED)  ## A matrix on real engines; then without isolation (15 minutes)
 	@stack/matrix.sh
 
-breakeven: export REPEATS := $(value REPEATS)
+breakeven: export KV_REPEATS = $(value REPEATS)
 breakeven: $(INSTALLED)  ## From which prompt length loading beats computing, on real engines (10 minutes)
-	@stack/breakeven.sh
+	@REPEATS="$$KV_REPEATS" stack/breakeven.sh
 
 drill: export KV_OUT = $(value OUT)
 drill: export KV_SIMULATED = $(value SIMULATED)

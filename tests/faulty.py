@@ -160,7 +160,7 @@ def kvload(url: str, work: Path, timeout_s: float = 60) -> str:
 
 
 def records(text: str, kind: str) -> Records:
-    found = [json.loads(line) for line in text.splitlines()]
+    found = [json.loads(line) for line in text.split("\n") if line]
     return [record for record in found if record["record"] == kind]
 
 

@@ -33,6 +33,16 @@ def width(text: str) -> int:
     return sum(_cells(char) for char in text)
 
 
+def beginning(text: str, cells: int) -> str:
+    """As much of a text as takes at most so many cells, in the time of its length."""
+    used = 0
+    for at, char in enumerate(text):
+        used += _cells(char)
+        if used > cells:
+            return text[:at]
+    return text
+
+
 def _cells(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0

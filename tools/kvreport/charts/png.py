@@ -7,6 +7,7 @@ hollow or dashed on screen is so here too.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from kvreport.charts.chart import Bars, Chart, Dots, Plane, Radar, Timeline, Tone
 from kvreport.charts.fonts import drawable, installed
 from kvreport.charts.scale import scale_of
-from kvreport.display import NBSP, clean, width
+from kvreport.display import NBSP, beginning, clean, width
 
 COLOURS: dict[Tone, str] = {
     "base": "#0072B2",
@@ -42,7 +43,9 @@ def png(chart: Chart) -> bytes:
         "axes.unicode_minus": False,
         "text.parse_math": False,
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # A sign that no font has is a box in a name: no reason for Python's warning on stderr.
+        warnings.filterwarnings("ignore", message="Glyph ")
         figure = Figure(figsize=(WIDE, _height(chart)), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         match chart:
@@ -66,9 +69,9 @@ def _shown(text: str) -> str:
 
 def _cut(text: str, cells: int = MOST_CELLS) -> str:
     text = _shown(text)
-    while width(text) > cells:
-        text = text[:-2] + "…"
-    return text
+    if beginning(text, cells) == text:
+        return text
+    return f"{beginning(text, cells - 1)}…"
 
 
 def _wrapped(text: str, cells: int) -> str:

@@ -13,7 +13,7 @@ from html import escape
 
 from kvreport.charts.chart import Bars, Chart, Dots, Plane, Radar, Timeline, Tone
 from kvreport.charts.scale import Scale, scale_of
-from kvreport.display import clean, width
+from kvreport.display import beginning, clean, width
 
 WIDE = 640
 CELL = 7.2
@@ -59,11 +59,9 @@ def _text(x: float, y: float, text: str, style: str = "", anchor: str = "start")
 
 def _cut(text: str, cells: int = MOST_CELLS) -> str:
     text = clean(text)
-    if width(text) <= cells:
+    if beginning(text, cells) == text:
         return text
-    while width(text) > cells - 1:
-        text = text[:-1]
-    return f"{text}…"
+    return f"{beginning(text, cells - 1)}…"
 
 
 def _tip(hint: str) -> str:
