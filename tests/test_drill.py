@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ def test_without_log_probabilities_another_answer_is_wrong_and_a_failed_one_no_a
     other = request(0, output_sha256="b" * 64, output_text="no")
     found = line(other, request(1, status="timeout"), request(3), cold=cold)
     assert (found["compared"], found["other"], found["wrong"]) == (1, 1, 1)
+
+
+def test_the_first_answer_is_counted_from_the_fault_by_the_wall_clock() -> None:
+    began_ns = int(datetime.fromisoformat(HEAD.started_at).timestamp() * 1e9)
+    late = request(1, first_token_ns=3 * 10**9)
+    failed = request(2, status="timeout", first_token_ns=10**9)
+    round_ = drill_table.Round(run=HEAD, requests=[request(0), failed, late], end=None)
+    assert drill_table.first_answer_s(round_, 1, began_ns + 10**9) == pytest.approx(2.0, abs=1e-3)
+    assert drill_table.first_answer_s(round_, 3, began_ns) is None
 
 
 # the link
