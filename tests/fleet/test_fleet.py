@@ -164,6 +164,7 @@ def test_a_fleet_of_four_is_one_experiment(
     with Listing(sim.process.pid) as listing:
         ran = fleet(
             tmp_path, HOSTS=named, SSH=hosts.ssh, URL=sim.url, KEY_FILE=str(key), PLAN=PLAN,
+            CLEAR=f"--vllm {sim.url}",
             LOAD=f"--rate 40 --arrival constant --warmup 1 --name {shlex.quote(HOSTILE)}",
         )  # fmt: skip
     assert ran.status == 0, ran.err
@@ -183,6 +184,7 @@ def test_a_fleet_of_four_is_one_experiment(
         assert sent == whole, f"round {number}"
     assert cold["cold_proof"] == "proven" and hit["hit_ratio"] > 0.8 > cold["hit_ratio"]
     assert "32 requests over 8 contexts" in ran.out and "constant, 40/s, 4 shards" in ran.out
+    assert {run["isolation"]["verified"] for run in ran.records("run")} == {True}
     assert {run["name"] for run in ran.records("run")} == {HOSTILE}
     assert not [*ROOT.glob("pwned*"), *Path.home().glob("pwned*"), *ran.folder.rglob("pwned*")]
     assert (ran.folder / "report.html").stat().st_size > 10_000
