@@ -187,7 +187,7 @@ lock: $(INSTALLED)  ## Pin every dependency anew, with hashes [UPGRADE=1]
 
 audit: $(INSTALLED)  ## Ask the advisory data base about every pinned version (network)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
-	@pip-audit --strict --require-hashes --disable-pip -r requirements/dev.lock
+	@pip-audit --strict --require-hashes --disable-pip -r requirements/dev.lock -r requirements/fuzz.lock
 
 # Whether kvsim answers as its OpenAPI document says is asked by a tool with dependencies of its own.
 schemathesis:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.fakeserver import FakeServer, Received, Reply, sized_answer
+from tests.fakeserver import FakeServer, Hang, Received, Reply, sized_answer
 from tests.family import environment
+from tests.faulty import Faulty, kvload, workload
+from tests.simulated import kvsim
 
 from kvengine.access import headers
 from kvengine.server import Server, Unreachable
@@ -270,3 +274,125 @@ def test_certificates_are_checked_and_an_own_ca_is_named_by_ssl_cert_file(
     refused, accepted = said
     assert accepted == ["200", "200"]
     assert len(refused) == 2 and all("certificate" in line for line in refused), refused
+
+
+# --- whole tools ---------------------------------------------------------------------------------
+
+
+def unwilling(request: Received) -> Reply:
+    """401 with the key that came quoted in it, as some gateways have it."""
+    key = request.headers.get("authorization", "") + request.headers.get("x-api-key", "")
+    return sized_answer(json.dumps({"error": {"message": f"no: {key}"}}).encode(), "401 No")
+
+
+def elsewhere(request: Received) -> Reply:
+    return moved(f"http://127.0.0.1:1/x?token={SECRET}")
+
+
+COMMANDS = {
+    "kvload": "kvload {url} --scenario cold_start --requests 1 --context-tokens 64",
+    "kvplan": "kvplan {url} --scenario cold_start --requests 1 --context-tokens 64",
+    "kvdoctor": "kvdoctor {url}",
+    "kvclear": "kvclear --vllm {bare} --probe-salt",
+}
+
+
+@pytest.mark.parametrize("tool", COMMANDS)
+def test_no_tool_tells_its_keys(tool: str, tmp_path: Path) -> None:
+    """With -v, which shows tracebacks: refused, sent elsewhere, mistyped, not there."""
+    (tmp_path / "key").write_text(SECRET)
+    (tmp_path / "headers").write_text(f"X-Api-Key: {SECRET}\n")
+    with FakeServer(unwilling) as server, FakeServer(elsewhere) as other:
+        places = [server.url, other.url, "http://127.0.0.1:9", "http://127.0.0.1:port"]
+        places += [f"{server.url}/?token={SECRET}", "https://127.0.0.1:9"]
+
+        def told(place: str) -> subprocess.CompletedProcess[str]:
+            bare = place.replace("//", f"//user:{SECRET}@")
+            line = COMMANDS[tool].format(url=f"--url {bare}", bare=bare)
+            keys = [] if tool == "kvplan" else ["--header", f"@{tmp_path}/headers"]
+            return subprocess.run(
+                [*line.split(), *keys, "-v", "--api-key-file", str(tmp_path / "key")],
+                cwd=tmp_path,
+                env=environment() | {"OPENAI_API_KEY": SECRET},
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        with ThreadPoolExecutor(3) as pool:
+            done = [*pool.map(told, places)]
+        assert server.received, "it never asked"
+    for one, place in zip(done, places, strict=True):
+        assert one.stderr or one.stdout, place
+        assert SECRET not in one.stdout + one.stderr, place
+    assert {one.returncode for one in done} <= {0, 1, 2}
+
+
+def test_no_argument_of_a_process_is_a_key(tmp_path: Path) -> None:
+    """kvload with its workers, in the middle of a round."""
+    (tmp_path / "key").write_text(SECRET)
+    (tmp_path / "headers").write_text(f"X-Api-Key: {SECRET}\n")
+    faulty = Faulty([Hang()])
+    work = workload(tmp_path, "good one", "bad two", "bad three", "bad four")
+    with FakeServer(faulty) as server:
+        line = (
+            f"{kvload(server.url, work)} --concurrency 2 --workers 2 --header @{tmp_path}/headers"
+        )
+        command = [*line.split(), "--api-key-file", str(tmp_path / "key")]
+        with subprocess.Popen(
+            command,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert faulty.met.wait(60)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            shown = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (process.pid, *children)]
+            process.terminate()
+            out, _ = process.communicate(timeout=60)
+        sent = [one for one in server.received if b"bad" in one.body]
+    assert len(children) >= 2 and "kvload" in shown[0]
+    assert SECRET not in "".join(shown) and SECRET not in out
+    assert sent[0].headers["x-api-key"] == SECRET
+    assert sent[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+# --- what is let in ------------------------------------------------------------------------------
+
+
+def test_kvsim_listens_on_loopback_unless_told() -> None:
+    for flags, reached in (((), False), (("--host", "0.0.0.0"), True)):
+        with kvsim("--flat", *flags) as engine:
+            port = int(engine.url.rpartition(":")[2])
+            address = next(iter(machine_addresses()), "127.0.0.2")  # not the one it is bound to
+            try:
+                socket.create_connection((address, port), 10).close()
+                there = True
+            except OSError:
+                there = False
+            assert there == reached, address
+
+
+def machine_addresses() -> list[str]:
+    """Addresses of this machine that are not loopback."""
+    found = {one[4][0] for one in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+    return sorted(str(one) for one in found if not str(one).startswith("127."))
+
+
+@pytest.mark.parametrize(
+    "tool", ["kvmatrix m.yaml", "kvclear --config run.yaml", "kvload --config run.yaml"]
+)
+def test_a_config_runs_no_command(tool: str, tmp_path: Path) -> None:
+    run = {"proxy": {"url": "http://127.0.0.1:9"}, "isolation": {"commands": ["touch pwned"]}}
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    entry = {"name": "a", "scenario": "cold_start", "config_file": "run.yaml"}
+    value = {"test_scenarios": [entry], "between": [{"command": "touch pwned"}]}
+    (tmp_path / "m.yaml").write_text(json.dumps(value))
+    done = subprocess.run(
+        tool.split(), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert {one.name for one in tmp_path.iterdir()} == {"run.yaml", "m.yaml"}
+    if tool.startswith("kvmatrix"):
+        assert "only with --allow-commands" in done.stderr

@@ -60,3 +60,13 @@ def test_the_makefile_and_the_image_install_from_the_locks() -> None:
     for path, lock in ((Path("Makefile"), "dev.lock"), (Path("compose/Dockerfile"), "run.lock")):
         text = (ROOT / path).read_text(encoding="utf-8")
         assert re.search(rf"pip install [^\n]*--require-hashes -r requirements/{lock}", text), path
+
+
+def test_ci_installs_what_the_makefile_does_and_the_audit_asks_about_it() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in ci and not re.search(r"\bpip\b", ci)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installs = re.findall(r"pip install [^\n]*-r requirements/(\w+\.lock)", makefile)
+    assert "dev.lock" in installs
+    (audit,) = re.findall(r"pip-audit --strict --require-hashes [^\n]*", makefile)
+    assert {*installs} <= {*re.findall(r"-r requirements/(\w+\.lock)", audit)}
