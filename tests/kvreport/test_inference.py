@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -182,3 +183,20 @@ def test_a_pooled_interval_would_not_cover() -> None:
         assert found is not None
         missed += not found.low <= truth <= found.high
     assert missed / 200 > 0.2
+
+
+def test_values_of_nothing_leave_draws_without_a_ratio_out() -> None:
+    """TPOT is 0 where all tokens came in one read: a draw of such requests alone has no ratio."""
+    count = 30
+    rows = Rows(
+        base=np.ones(count),
+        other=np.array([0.0] * (count - 1) + [1.0]),
+        cluster=np.arange(count),
+        kind=np.zeros(count, dtype=np.int64),
+        stratum=np.zeros(count, dtype=np.int64),
+        informative=np.ones(count, dtype=bool),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        interval = within_run(rows).interval
+    assert interval is not None and interval.low < interval.high

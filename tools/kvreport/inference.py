@@ -212,6 +212,9 @@ def _bootstrap(base: Floats, other: Floats, kind: Ints, method: Method) -> Inter
         rows = min(size, RESAMPLES - drawn)
         chosen = _draw(generator, kind, rows)
         b, o = base[chosen], other[chosen]
+        # A draw of nothing but zeros (TPOT of answers that came in one read) has no ratio.
+        whole = (b.sum(axis=1) > 0) & (o.sum(axis=1) > 0)
+        b, o = b[whole], o[whole]
         errors = np.sqrt(_variance(b, o, kind))
         moved = np.log(o.sum(axis=1) / b.sum(axis=1)) - theta
         scores.append(moved[errors > 0] / errors[errors > 0])
