@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from tests.fakeserver import FakeServer, Hang, Received, Reply, sized_answer
 from tests.family import environment
-from tests.faulty import Faulty, kvload, workload
+from tests.faulty import Faulty, kvload, records, workload
 from tests.simulated import kvsim
 
 from kvengine.access import headers
@@ -356,6 +356,41 @@ def test_no_argument_of_a_process_is_a_key(tmp_path: Path) -> None:
     assert SECRET not in "".join(shown) and SECRET not in out
     assert sent[0].headers["x-api-key"] == SECRET
     assert sent[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+def test_a_key_that_the_server_quotes_is_in_no_record(tmp_path: Path) -> None:
+    """Gateways do: `incorrect API key provided: ...`."""
+    (tmp_path / "key").write_text(SECRET)
+
+    def answer(request: Received) -> Reply:
+        return unwilling(request) if b"bad" in request.body else faulty(request)
+
+    faulty = Faulty([])
+    work = workload(tmp_path, "good one", "bad two", "bad three", "bad four")
+    with FakeServer(answer) as server:
+        url = server.url.replace("//", f"//user:{SECRET}-too@")
+        flags = [
+            "--header",
+            f"X-Api-Key: Key {SECRET}-three",
+            "--workers",
+            "2",
+            "--concurrency",
+            "2",
+        ]
+        for key in ([], ["--api-key-file", str(tmp_path / "key")]):
+            done = subprocess.run(
+                [*kvload(url, work).split(), *flags, *key],
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert done.returncode == 1
+            errors = [one["error"] for one in records(done.stdout, "request") if one["error"]]
+            assert len(errors) == 3 and all("no: " in error for error in errors)
+            assert SECRET not in done.stdout + done.stderr
+            assert "dXNlcjpz" not in done.stdout + done.stderr, "the password in Basic"
+        assert any(SECRET in one.headers["x-api-key"] for one in server.received)
 
 
 # --- what is let in ------------------------------------------------------------------------------

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from kvengine.urls import is_secret, without_credentials
 from kvpipe.jsonl import NOT_JSON
 from kvpipe.process import ToolError, UsageError
+
+LEAST_SECRET = 8
 
 
 def api_key(path: str | None) -> str | None:
@@ -56,6 +60,27 @@ def _text_of(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:  # which would quote what it met
         raise ToolError(f"{path}: not UTF-8 text") from error
+
+
+def secrets_of(api_key: str | None, given: Mapping[str, str], *urls: str) -> tuple[str, ...]:
+    """Keys, headers that hold one, passwords in URLs, the longest first: gateways quote them.
+
+    Each word of one alone too (`Bearer KEY`), but none of less than eight characters: those are
+    words that stand elsewhere.
+    """
+    texts = [api_key or "", *(value for name, value in given.items() if is_secret(name))]
+    for url in urls:
+        texts += without_credentials(url, {})[1].values()
+        texts.append(unquote(urlsplit(url).password or ""))
+    words = {word for text in texts for word in (text, *text.split()) if len(word) >= LEAST_SECRET}
+    return tuple(sorted(words, key=len, reverse=True))
+
+
+def without(text: str, secrets: Sequence[str]) -> str:
+    """What a server said, with `...` for each secret that it quotes."""
+    for secret in secrets:
+        text = text.replace(secret, "...")
+    return text
 
 
 def extra_body(text: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
+from kvengine.access import secrets_of, without
 from kvengine.urls import base_url, origin, redact, without_credentials
 from kvpipe.process import ToolError
 
@@ -75,6 +76,7 @@ class Server:
         self._headers = {"Accept-Encoding": "identity", **sent}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        self._secrets = secrets_of(api_key, headers or {}, self.given)
         self._timeout_s = timeout_s
         self._try_path = try_path
         self._session: aiohttp.ClientSession | None = None
@@ -166,7 +168,7 @@ class Server:
             raise self._unreachable(describe(error)) from error
         return Answer(
             status=response.status,
-            text=text,
+            text=text if response.status < 400 else without(text, self._secrets),
             headers=dict(response.headers),
             elapsed_s=time.perf_counter() - begin,
         )

@@ -9,8 +9,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, u
 
 from kvpipe.process import UsageError
 
-SECRET_WORDS = ("key", "token", "secret", "password", "auth", "signature")
-"""A query parameter whose name contains one of these has its value left out of records."""
+SECRET_WORDS = ("key", "token", "secret", "password", "auth", "signature", "cookie")
+"""A query parameter or header whose name contains one of these is left out of records."""
 _USER = re.compile(r"(?<=://)[^\s/?#]*@")
 _USER_OF_NO_URL = re.compile(r"(?<=://)[^\s]*@|(?:^|(?<==))[^\s/@=]+:(?!//)[^\s@]+@")
 _PARAMETER = re.compile(r"([?&]([^=&\s#]*)=)[^&\s#]*")
@@ -49,8 +49,8 @@ def redact(url: str) -> str:
     netloc = f"{host}:{port}" if port is not None else host
     query = parts.query
     pairs = parse_qsl(query, keep_blank_values=True)
-    if any(_is_secret(name) for name, _ in pairs):
-        query = urlencode([(name, "" if _is_secret(name) else value) for name, value in pairs])
+    if any(is_secret(name) for name, _ in pairs):
+        query = urlencode([(name, "" if is_secret(name) else value) for name, value in pairs])
     return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
 
 
@@ -67,12 +67,13 @@ def redact_all(value: object) -> object:
 
 def _redact_text(text: str) -> str:
     def emptied(found: re.Match[str]) -> str:
-        return found[1] if _is_secret(unquote(found[2])) else found[0]
+        return found[1] if is_secret(unquote(found[2])) else found[0]
 
     return _AUTHORIZATION.sub(r"\1...", _PARAMETER.sub(emptied, _USER.sub("", text)))
 
 
-def _is_secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
+    """Whether what stands under this name is nobody else's business."""
     return any(word in name.lower() for word in SECRET_WORDS)
 
 

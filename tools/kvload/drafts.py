@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
+from kvengine.access import without
 from kvload.answer import Answer, parse_answer
 from kvload.bodies import Prepared
 from kvload.exchange import Exchange
@@ -62,6 +63,8 @@ class RoundFacts:
     origin_ns: int
     floor_tokens: int | None
     keep_output: bool
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What no record may quote, whatever the server does."""
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -147,7 +150,7 @@ def _record(item: Ended, answer: Answer, facts: RoundFacts) -> Request:
         floor_tokens=facts.floor_tokens,
         status=answer.status,
         http_status=exchange.status,
-        error=answer.error,
+        error=answer.error and without(answer.error, facts.secrets),
         finish_reason=answer.finish_reason,
         output_sha256=hashlib.sha256(text.encode()).hexdigest() if text is not None else None,
         output_text=text if facts.keep_output else None,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from kvengine.access import secrets_of
 from kvload.console import Console
 from kvload.controls import needs_reset, reset_engines, rest, salt_findings, warmup_findings
 from kvload.drafts import RoundFacts
@@ -142,6 +143,11 @@ class Rounds:
             origin_ns=origin_ns,
             floor_tokens=turn.node.floor_tokens,
             keep_output=experiment.keep_output,
+            secrets=secrets_of(
+                experiment.access.api_key,
+                experiment.access.headers,
+                *experiment.endpoints.values(),
+            ),
         )
         self.console.begin(turn.own_requests)
         ledger = Ledger(
