@@ -5,9 +5,9 @@ It lives in an environment of its own (`make schemathesis`): its dependencies ar
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+import tempfile
 from dataclasses import dataclass
 
 from tests.family import ROOT, environment
@@ -48,10 +48,11 @@ def held_to_its_document(url: str, examples: int, *, seed: int | None, limit_s: 
         *("--header", "Authorization: Bearer k"),
         *(("--seed", str(seed)) if seed is not None else ()),
     ]
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", timeout=limit_s, check=False,
-        env=environment() | {"HYPOTHESIS_STORAGE_DIRECTORY": os.devnull}, cwd="/tmp",
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="schemathesis-") as folder:  # it leaves its own there
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=limit_s, check=False,
+            env=environment(), cwd=folder,
+        )  # fmt: skip
     cases = re.search(r"([\d,]+) generated", done.stdout)
     return Verdict(
         ok=done.returncode == 0,

@@ -67,6 +67,8 @@ FOUND: list[tuple[str, str, Any]] = [
         "any_vllm_bench",
         re.sub(rb'"ttfts": \[[0-9.]+', b'"ttfts": [' + HUGE, test_imports.BENCH[0], count=1),
     ),
+    ("a token id beyond 32 bits, in a workload", "any_plan", b'{"prompt":[9007199254740992]}\n'),
+    ("a token id beyond 32 bits, in a log", "any_own_file", b'{"prompt":[9007199254740992]}\n'),
     ("a key file that is no text was a traceback", "any_secret_file", b"\xff\n"),
     (
         "a charset that is no text encoding was a traceback",

@@ -10,6 +10,7 @@ import msgspec
 
 from kvengine.server import Server
 from kvpipe.jsonl import NOT_JSON
+from kvprompt.tokenid import TokenId
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Text or token ids for completions, messages for chat."""
@@ -20,7 +21,7 @@ _NONCES = ("Zebras crossed the river at dusk", "5 quiet lamps stood near a door"
 
 
 class _Tokens(msgspec.Struct, frozen=True):
-    tokens: list[int]
+    tokens: list[TokenId]
 
 
 async def tokens_of(server: Server, model: str, prompt: Prompt) -> list[int] | None:

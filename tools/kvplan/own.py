@@ -21,6 +21,7 @@ from kvpipe.jsonl import decode_as
 from kvpipe.process import ToolError, lower_first
 from kvplan.counting import Prompt
 from kvplan.trace import TimeUnit
+from kvprompt.tokenid import TokenId
 
 ROLES: Mapping[str, str] = {
     "system": "system",
@@ -168,7 +169,7 @@ def _turns(history: Sequence[dict[str, Any]], place: str, group: str) -> list[Ow
 class _Logged(msgspec.Struct, frozen=True, kw_only=True):
     """A line of a log: other keys are let through."""
 
-    prompt: str | list[Annotated[int, Meta(ge=0)]] | None = None
+    prompt: str | list[TokenId] | None = None
     text: str | None = None
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)] | None = None
     timestamp: float | str | None = None

@@ -18,6 +18,7 @@ from kvpipe.process import ToolError
 from kvpipe.records import Block, Plan, Planned, Stratum
 from kvprompt.chains import Symbols, chains, estimate_tokens, text_symbols, token_symbols
 from kvprompt.hashes import plan_sha256, shape_sha256
+from kvprompt.tokenid import TokenId
 from kvprompt.tree import PrefixTree
 
 MAX_TOKENS = 64
@@ -29,7 +30,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a bare line may hold."""
 
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)] | None = None
-    prompt: str | list[Annotated[int, Meta(ge=0)]] | None = None
+    prompt: str | list[TokenId] | None = None
     max_tokens: Annotated[int, Meta(ge=1)] = MAX_TOKENS
     group: str | None = None
     turn: Annotated[int, Meta(ge=1)] | None = None
