@@ -34,11 +34,15 @@ GONE_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """A signal that was sent: to whom, and when on the clock of every record (perf_counter_ns)."""
+    """A signal that was sent: to whom, and when on the clock of every record (perf_counter_ns).
+
+    `gone_ns`: when all that it ended was gone, where that is more than the victim.
+    """
 
     who: str
     how: signal.Signals
     at_ns: int
+    gone_ns: int | None = None
 
 
 def drawn(

@@ -91,7 +91,9 @@ def piped(
     said = "".join(
         (site.folder / f"{number}.said").read_text(errors="replace") for number in range(4)
     )
-    return Kill(who=who, how=how, at_ns=at_ns), statuses, said
+    ended = who == "kvload" or (who, how) == ("kvstats", KILL)  # then kvload's next record fails
+    gone_ns = time.perf_counter_ns() if ended else None
+    return Kill(who=who, how=how, at_ns=at_ns, gone_ns=gone_ns), statuses, said
 
 
 def judged(folder: Path, who: str, how: signal.Signals, statuses: list[int], where: str) -> None:

@@ -22,21 +22,24 @@ SECOND_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """`lost`: answered more than a second before the next kill, and in no file."""
+    """`lost`: answered more than a second before the kill, and in no file.
+
+    `at_risk`: under way at a kill, or answered in the second before it.
+    """
 
     answered: int
     recorded: int
-    in_last_second: int
+    at_risk: int
     lost: list[str]
     half_lines: int
 
 
-def answers(truth: Path) -> dict[str, int]:
-    """When the server had finished each planned request's whole answer."""
+def answers(truth: Path) -> dict[str, tuple[int, int]]:
+    """When the server had read each planned request, and had finished its whole answer."""
     found = {}
     for row in whole_lines(truth):
         if row["complete"] and row["status"] == 200 and PLANNED.fullmatch(row["request_id"] or ""):
-            found[row["request_id"]] = row["end_ns"]
+            found[row["request_id"]] = (row["read_ns"], row["end_ns"])
     return found
 
 
@@ -63,15 +66,18 @@ def compare(truth: Path, records: Iterable[Path], kills: Sequence[Kill]) -> Foun
         for row in whole_lines(path)
         if row["record"] == "request" and row["status"] == "ok"
     }
-    last_second = {
+    at_risk = {
         name
-        for name, end_ns in ended.items()
-        if any(end_ns <= kill.at_ns <= end_ns + SECOND_NS for kill in kills)
+        for name, (read_ns, end_ns) in ended.items()
+        if any(
+            read_ns < (kill.gone_ns or kill.at_ns) and kill.at_ns <= end_ns + SECOND_NS
+            for kill in kills
+        )
     }
     return Found(
         answered=len(ended),
         recorded=len(recorded & set(ended)),
-        in_last_second=len(last_second),
-        lost=sorted(set(ended) - recorded - last_second),
+        at_risk=len(at_risk),
+        lost=sorted(set(ended) - recorded - at_risk),
         half_lines=sum(map(half_line, files)),
     )
