@@ -303,8 +303,8 @@ def test_no_tool_tells_its_keys(tool: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(SECRET)
     (tmp_path / "headers").write_text(f"X-Api-Key: {SECRET}\n")
     with FakeServer(unwilling) as server, FakeServer(elsewhere) as other:
-        places = [server.url, other.url, "http://127.0.0.1:9", "http://127.0.0.1:port"]
-        places += [f"{server.url}/?token={SECRET}", "https://127.0.0.1:9"]
+        places = [server.url, other.url, "https://127.0.0.1:9", "http://127.0.0.1:port"]
+        places.append(f"{server.url}/?token={SECRET}")
 
         def told(place: str) -> subprocess.CompletedProcess[str]:
             bare = place.replace("//", f"//user:{SECRET}@")
