@@ -65,7 +65,7 @@ matrix: $(INSTALLED)  ## Run many scenarios, isolated: make matrix CONFIG=x.yaml
 matrix-drill: $(INSTALLED)  ## Run every shipped matrix; search for capacities (minutes)
 	KV_DRILL_FULL=1 pytest -q -s -o timeout=0 tests/kvmatrix/test_configs.py tests/kvmatrix/test_capacity.py
 
-chaos: $(INSTALLED)  ## Kill a matrix at fifty random moments, and the pipe at forty: nothing lost (20 minutes)
+chaos: $(INSTALLED)  ## Kill a matrix at fifty random moments, and the pipe at 27: nothing lost (15 minutes)
 	KV_CHAOS_FULL=1 pytest -q -s -o timeout=0 tests/chaos
 
 # Without addresses engines are simulated.
