@@ -632,12 +632,23 @@ ELSEWHERE = [
     Row(
         name="wall-clock",
         part="client",
-        fault="the wall clock is stepped: tested in the stamps, the executable is not stepped",
-        recorded="stamps on a clock that is never set",
+        fault="the wall clock is set an hour forwards, then two back, in the run (libfaketime)",
+        recorded="`ok`, every stamp in order and none moved",
         said="",
         returned=0,
         survives="everything",
-        where="tests/kvload/test_sockets.py::test_a_jump_of_the_wall_clock_is_looked_at_again",
+        where="tests/test_clock.py::test_a_wall_clock_that_is_set_in_the_round_moves_no_stamp",
+    ),
+    Row(
+        name="fleet-host-dies",
+        part="pipeline",
+        fault="a host of a fleet dies in the round",
+        recorded="its requests until then; `round_stats`, `complete` false",
+        said="ssh lost it",
+        returned=1,
+        survives="what every host sent, in one report",
+        where="tests/fleet/test_fleet.py::"
+        "test_a_host_that_dies_in_the_round_is_named_and_the_rest_reported",
     ),
     Row(
         name="stage-dies",

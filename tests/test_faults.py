@@ -43,7 +43,7 @@ def test_every_row_is_driven_by_the_test_that_it_names(row: Row) -> None:
     text = (ROOT / path).read_text("utf-8")
     assert re.search(rf"^(?:async )?def {name}\(", text, re.M)
     listed = {one.name for one in (*ANSWERED, *TLS_ANSWERED, *TLS_REFUSED, *REFUSED, *PIPED)}
-    assert row.name in listed or f'"{row.name}"' in text or row.name == "wall-clock"
+    assert row.name in listed or f'"{row.name}"' in text
 
 
 # --- servers -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from tests.family import ROOT, environment
+from tests.faults import row_named
 from tests.fleet.servers import SSHD, Hosts, sshds, user_name
 from tests.kvmatrix.matrices import MAKE, clean_environment
 from tests.simulated import FAST, Sim, kvsim
@@ -201,6 +202,7 @@ def test_a_fleet_of_four_is_one_experiment(
 def test_a_host_that_dies_in_the_round_is_named_and_the_rest_reported(
     sim: Sim, key: Path, tmp_path: Path
 ) -> None:
+    row = row_named("fleet-host-dies")
     for room_s in rooms_s():
         folder = tmp_path / f"out{room_s}"
         with sshds(tmp_path / f"ssh{room_s}", THERE, THERE) as two:
@@ -217,9 +219,8 @@ def test_a_host_that_dies_in_the_round_is_named_and_the_rest_reported(
             ran = ended(process, folder)
         if "leaves room" not in ran.err:
             break
-    assert "fleet] Error 1" in ran.err and f"shard 1/2 on {two.names[1]}: ssh lost it" in ran.err, (
-        ran.err
-    )
+    assert f"fleet] Error {row.returned}" in ran.err, ran.err
+    assert f"shard 1/2 on {two.names[1]}: {row.said}" in ran.err, ran.err
     assert "round 1 of long_context_high_reuse: shard 1/2" in ran.err or "has no end" in ran.err
     cold, hit = ran.stats
     assert not cold["complete"] and not hit["complete"]

@@ -85,7 +85,7 @@ def refused(ended: Ended, path: str | None = None, *, streams: bool = False) -> 
     assert streams or ended.out == b""  # what writes as it reads has written what was right
     assert ended.err.endswith("\n")
     lines = ended.err[:-1].split("\n")
-    if len(lines) == 2 and CUT_SHORT.search(lines[0]):
+    while len(lines) > 1 and CUT_SHORT.search(lines[0]):
         del lines[0]
     assert len(lines) == 1, lines
     assert lines[0].isprintable()

@@ -58,7 +58,7 @@ def step_rule(
         f"mkdir -p {attempts.folder} && mkdir {part} && {{ flock -n 9 || {{ echo"
         f" {bash_word(WAITS)}; flock 9; }}; \\\n"
         f"\tprintf '%s\\n' {bash_word(head)}; \\\n\t{work}; \\\n"
-        f"\t}} > >(exec tee -ia {part}/log >&2) 2>&1 9>> {matrix.out}/lock; wait $! || :\n"
+        f"\t}} > >(exec tee -ia {part}/log >&2) 2>&1 9>> {matrix.out}/lock; wait ${{!-}} || :\n"
     )
     rule = f"{target(step)}: | {matrix.out}/experiment\n\t@{recipe(body)}"
     return f".PRECIOUS: {target(step)}\n{rule}"
