@@ -26,6 +26,7 @@ DEEP = b"[" * 5000 + b"]" * 5000
 HUGE = b"9" * 400
 COUNTED = re.sub(rb'"prompt_tokens":\d+', b'"prompt_tokens":' + HUGE, records.STREAM, count=1)
 OLD_STATS = b'{"scenario":"a","round_num":1,"avg_ttft":%b}' % HUGE
+APART = records.STATS[0].replace(b'"repeat":1', b'"repeat":2', 1)
 LONG_TRACE = (
     b'{"timestamp":0,"input_length":5,"output_length":9223372036854775807,"hash_ids":[1]}\n'
 )
@@ -67,6 +68,7 @@ FOUND: list[tuple[str, str, Any]] = [
         "any_vllm_bench",
         re.sub(rb'"ttfts": \[[0-9.]+', b'"ttfts": [' + HUGE, test_imports.BENCH[0], count=1),
     ),
+    ("kvreport: cold and hit of different repeats were a traceback", "any_stats", APART),
     ("a token id beyond 32 bits, in a workload", "any_plan", b'{"prompt":[9007199254740992]}\n'),
     ("a token id beyond 32 bits, in a log", "any_own_file", b'{"prompt":[9007199254740992]}\n'),
     ("a key file that is no text was a traceback", "any_secret_file", b"\xff\n"),

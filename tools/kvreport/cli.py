@@ -256,7 +256,9 @@ def _status(conclusion: Conclusion) -> int:
         if one.name in used:
             continue
         missing = words.listed([words.say(f"missing_{role}") for role in one.missing])
-        why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
+        why = "no repeat of it has both a cold round and a hit"
+        if one.missing or one.refused:
+            why = f"{missing} is not there" if one.missing else reason(one.refused[0], words)
         complain(f"nothing to compare in '{clean(one.name)}': {why}", PROG)
         status = 1
     for case in conclusion.capacities:
