@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from kvpipe.records import Block, Calibrated, Planned
 from kvprompt.tree import DonorTree, reusable
 
+BEFORE_ALL_NS = 0
 EXACT: tuple[Calibrated, ...] = ("tokenize", "token_ids")
 SLACK_RATIO = 0.02  # of an estimated length, where nobody counted
 SLACK_TOKENS = 16
@@ -34,23 +35,23 @@ class Namespace:
 
     def __init__(self) -> None:
         self._earlier = DonorTree()
-        self._round: list[tuple[Sequence[Block], int]] = []
+        self._round: list[Sequence[Block]] = []
 
-    def remember(self, planned: Planned, at_ns: int) -> None:
+    def remember(self, planned: Planned) -> None:
         """A request of the running round, a donor for every later round."""
-        self._round.append((planned.blocks, at_ns))
+        self._round.append(planned.blocks)
 
     def presume(self, plan: Sequence[Planned]) -> None:
         """Take the plan as sent before, by another call under the same salt."""
         for request in plan:
             if request.stratum != "sentinel":
-                self.remember(request, 0)
+                self.remember(request)
         self.close_round()
 
     def close_round(self) -> None:
         """The running round becomes an earlier one."""
-        for blocks, at_ns in self._round:
-            self._earlier.sent(blocks, at_ns)
+        for blocks in self._round:
+            self._earlier.sent(blocks, BEFORE_ALL_NS)
         self._round = []
 
     def shared(self, planned: Planned) -> int:
@@ -77,11 +78,20 @@ class RoundIdeals:
         self._reuse = reuse
         self._salt_in_prompt = salt_in_prompt
 
+    def expect(self, planned: Planned) -> None:
+        """A request will be sent: what it takes to know it is taken now, and not in the round."""
+        if self._reuse and planned.stratum != "sentinel":
+            self._tree.expect(planned.blocks)
+
+    def began_before_all(self, planned: Planned) -> None:
+        """One that another sends, whenever that is: bounds must hold for any time."""
+        self.began(planned, BEFORE_ALL_NS)
+
     def began(self, planned: Planned, at_ns: int) -> None:
         """A request is on its way: from now on it may give blocks to others."""
         if self._reuse and planned.stratum != "sentinel":
             self._tree.sent(planned.blocks, at_ns)
-            self._namespace.remember(planned, at_ns)
+            self._namespace.remember(planned)
 
     def ended(self, planned: Planned, at_ns: int) -> None:
         """A request was answered in full."""

@@ -16,7 +16,6 @@ from kvload.drafts import RoundFacts
 from kvload.drive import Observe, Outcome
 from kvload.ground import Ground
 from kvload.health import client_health
-from kvload.ideals import RoundIdeals
 from kvload.job import Job
 from kvload.ledger import Ledger
 from kvload.pacing import pace_of
@@ -29,7 +28,6 @@ from kvload.watch import SerialWatch, Watch
 from kvpipe.jsonl import write_record
 from kvpipe.records import Barrier, End, Request, Reset, Run
 
-BEFORE_ALL_NS = 0
 TITLES = {"cold": "🥶 Cold Start", "hit": "🔥 Cache Hit", "no_reuse": "no reuse (control)"}
 
 
@@ -128,15 +126,6 @@ class Rounds:
     async def _drive(self, turn: Turn, job: Job, origin_ns: int) -> tuple[Tally, Outcome]:
         """Send the round and write its request records."""
         experiment, head = self.ground.experiment, turn.head
-        ideals = RoundIdeals(
-            turn.namespace,
-            block_tokens=turn.node.block_tokens,
-            calibrated=head.calibrated,
-            reuse=turn.reuse,
-            salt_in_prompt=head.salt_way == "prompt_head",
-        )
-        for other in turn.plan.others:  # whenever it is sent: bounds must hold for any time
-            ideals.began(other, BEFORE_ALL_NS)
         facts = RoundFacts(
             run_id=head.run_id,
             endpoint_url=head.endpoint_url,
@@ -153,7 +142,7 @@ class Rounds:
         ledger = Ledger(
             self.out,
             origin_ns,
-            ideals,
+            turn.ideals,
             lambda tally: self.console.progress(tally.done, tally.failed),
             self._taker(head),
         )

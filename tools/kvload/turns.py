@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kvload.bodies import Prepared, prepare
 from kvload.ground import Ground
 from kvload.heads import run_head
-from kvload.ideals import Namespace
+from kvload.ideals import Namespace, RoundIdeals
 from kvload.namespaces import Salts
 from kvload.plans import RepeatPlan
 from kvload.settings import RoundPlan
@@ -18,7 +18,10 @@ from kvpipe.records import Run, Warmup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """All that is fixed of a round. `limited`: it sends what an earlier one had time for."""
+    """All that is fixed of a round: what takes time to make is made before its clock starts.
+
+    `limited`: it sends what an earlier one had time for.
+    """
 
     plan: RepeatPlan
     round_plan: RoundPlan
@@ -27,7 +30,7 @@ class Turn:
     node: Node
     prepared: list[Prepared]
     namespace: Namespace
-    reuse: bool
+    ideals: RoundIdeals
     limited: bool
 
     @property
@@ -73,14 +76,26 @@ class Turns:
             namespace.presume([*plan.requests, *plan.others])
         sends = self.sends
         requests = [one for one in plan.requests if sends is None or one.index in sends]
+        head = run_head(experiment, node, plan.head, round_plan, self.repeat, dress, self.warmup)
+        ideals = RoundIdeals(
+            namespace,
+            block_tokens=node.block_tokens,
+            calibrated=head.calibrated,
+            reuse=not each,
+            salt_in_prompt=head.salt_way == "prompt_head",
+        )
+        for request in requests:
+            ideals.expect(request)
+        for other in plan.others:
+            ideals.began_before_all(other)
         return Turn(
             plan=plan,
             round_plan=round_plan,
             following=following,
-            head=run_head(experiment, node, plan.head, round_plan, self.repeat, dress, self.warmup),
+            head=head,
             node=node,
             prepared=prepare(requests, dress),
             namespace=namespace,
-            reuse=not each,
+            ideals=ideals,
             limited=sends is not None,
         )

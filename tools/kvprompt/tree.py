@@ -98,6 +98,12 @@ class DonorTree:
     def __init__(self) -> None:
         self._root = _Donors()
 
+    def expect(self, blocks: Sequence[Block]) -> None:
+        """A request with this chain may be sent: its nodes are made, and give nothing yet."""
+        node = self._root
+        for block in blocks:
+            node = node.child(block.id)
+
     def sent(self, blocks: Sequence[Block], at_ns: int) -> None:
         """A request with this chain was sent."""
         node = self._root
