@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from stack.ports import is_free
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 PORTS = range(41000, 41400)
@@ -106,7 +107,7 @@ def _start(hosts: Hosts, number: int, environment: Mapping[str, str]) -> None:
     folder = hosts.folder
     words = " ".join(f'"{name}={value}"' for name, value in environment.items())
     for port in PORTS:
-        if port in hosts.ports or not _free(port):
+        if port in hosts.ports or not is_free(port):
             continue
         config = folder / f"sshd{number}"
         config.write_text(
@@ -133,16 +134,6 @@ def _enter(hosts: Hosts) -> None:
     if entered.returncode and "locked" in log:
         pytest.skip(f"sshd lets {user_name()} in by no key: the account is locked")
     assert entered.returncode == 0, log
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
