@@ -79,7 +79,7 @@ def test_a_repeat_without_pairs_is_named() -> None:
 def test_a_wide_wish_ends_after_the_first_stage_and_is_recorded(sh: Shell, sim: Sim) -> None:
     done = sh(
         f"kvload --url {sim.url} {SMALL} --until 99% --until-max 6"
-        " | tee run.jsonl | kvstats > s; cat run.jsonl"
+        " | tee run.jsonl | kvstats > s || status=$?; cat run.jsonl; exit ${status-0}"
     )
     # On a machine that is busy enough no wish is wide, and the maximum ends it, soon enough.
     assert done.status == 0 or "--until-max" in done.err, done.err

@@ -150,7 +150,8 @@ class StoreApi:
 
     async def _put(self, request: web.Request) -> web.Response:
         body = await request.json()
-        if body["segment"] not in self._store.segments:  # mounted with an earlier master
+        segment = body.get("segment")
+        if segment is not None and segment not in self._store.segments:  # of an earlier master
             return _json({"failed": len(body["keys"]), "mounted": False})
         failed = self._store.put(body["keys"], body["size"], time.monotonic())
         return _json({"failed": failed, "mounted": True})
