@@ -8,7 +8,7 @@ decode are apart: a prefiller is asked for one token, and LMCache's proxy passes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -21,21 +21,13 @@ from kvprompt.salt import salted, with_nonce
 FIXED_LENGTH_ENGINES = ("vllm", "sglang", "kvsim", "dynamo", "llamacpp")
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A planned request as it goes over the wire. `body_bytes`: its length, when it is gone too."""
+    """A planned request as it goes over the wire."""
 
     planned: Planned
     body: bytes
     request_id: str
-    body_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.body_bytes = len(self.body)
-
-    def let_body_go(self) -> None:
-        """It was answered: what the round holds shrinks by more than what it learns."""
-        self.body = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -113,7 +113,7 @@ class Collector:
             scheduled_ns=start_ns,
             start_ns=start_ns,
             end_ns=now_ns() - facts.origin_ns,
-            body_bytes=item.body_bytes,
+            body_bytes=len(item.body),
             floor_tokens=facts.floor_tokens,
             status="cancelled",
             error=f"{how}: whether the request was sent is not known",

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing.connection import Connection, Pipe
 from typing import NoReturn
 
@@ -93,8 +92,6 @@ class Crew:
                 connections=min(len(share.prepared), share.pace.slots or job.connections),
             )
             await asyncio.to_thread(self._tell, hand, order)
-        for item in chain(job.prepared, *(share.prepared for share in self._shares)):
-            item.let_body_go()  # the workers have them
         for hand in self._hands:
             assert hand.ready is not None
             await hand.ready.wait()

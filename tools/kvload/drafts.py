@@ -137,7 +137,7 @@ def _record(item: Ended, answer: Answer, facts: RoundFacts) -> Request:
         reads=answer.reads,
         connection=exchange.connection,
         retries=exchange.retries,
-        body_bytes=item.prepared.body_bytes,
+        body_bytes=len(item.prepared.body),
         prompt_tokens=answer.prompt_tokens,
         output_tokens=answer.output_tokens,
         cached_tokens=answer.cached_tokens,

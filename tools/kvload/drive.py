@@ -224,7 +224,6 @@ class Round:
             self.outcome.begun.append(index)
             self._sink.put(Began(prepared=item, at_ns=start_ns))
             exchange = await self._client.send(item.body, item.request_id)
-            item.let_body_go()
             self.outcome.last_end_ns = max(self.outcome.last_end_ns or 0, exchange.end_ns)
             served = None
             if self._observe is not None and self._stop is None:
