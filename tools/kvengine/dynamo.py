@@ -8,21 +8,20 @@ success is that of the engine's reset, whose own result it does not read.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from kvengine.engine import Engine, Outcome
 from kvengine.server import Server
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import json_object
 
 
 async def clear(server: Server) -> Outcome:
     """Clear every worker's blocks; true only if some were and none failed. Raises Unreachable."""
     answer = await server.post("/clear_kv_blocks")
-    value = _object(answer.text) if answer.ok else {}
+    value = json_object(answer.text) if answer.ok else {}
     done, failed = _list(value, "cleared_workers"), _list(value, "failed_workers")
     failed += [
-        worker for worker in done if _object(worker.get("response")).get("status") == "error"
+        worker for worker in done if json_object(worker.get("response")).get("status") == "error"
     ]
     if not done and not failed:
         return Outcome(False, answer.short(), 0)
@@ -39,14 +38,6 @@ def _trouble(worker: dict[str, Any]) -> str:
 def _list(value: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = value.get(key)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def _object(text: object) -> dict[str, Any]:
-    try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except NOT_JSON:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def advice(outcome: Outcome) -> str | None:

@@ -14,12 +14,10 @@ Run against a real 0.5.6: `/cache/clear`, the status page, the metrics. Read in 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
 from kvengine.engine import Engine, Formula, Outcome, term
 from kvengine.server import Answer, Server
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import json_object
 
 COUNTERS: dict[str, Formula] = {
     "store_puts": ((term("lmcache_mp_l1_write_chunks_total"),),),
@@ -66,7 +64,7 @@ async def _status(server: Server) -> str:
 
 def cleared(text: str) -> bool | None:
     """What the body admits; null if it does not speak of a clear."""
-    value = _object(text)
+    value = json_object(text)
     if value.get("status") != "ok":
         return False if "status" in value else None
     what = value.get("cleared")
@@ -76,7 +74,7 @@ def cleared(text: str) -> bool | None:
 
 def objects(text: str) -> int | None:
     """Objects in L1 by the status page; null where it does not tell."""
-    manager = _object(text).get("storage_manager")
+    manager = json_object(text).get("storage_manager")
     managers = manager.get("l1_managers") if isinstance(manager, dict) else None
     if not isinstance(managers, dict):
         return None
@@ -87,17 +85,9 @@ def objects(text: str) -> int | None:
 
 def levels(text: str) -> int | None:
     """Adapters of L2 by the status page; null where it does not tell."""
-    manager = _object(text).get("storage_manager")
+    manager = json_object(text).get("storage_manager")
     count = manager.get("num_l2_adapters") if isinstance(manager, dict) else None
     return count if isinstance(count, int) else None
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def advice(outcome: Outcome) -> str | None:

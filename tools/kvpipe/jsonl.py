@@ -8,6 +8,7 @@ because editors and people jump to it.
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import sys
 import zlib
@@ -78,6 +79,15 @@ def _unpacked(raw: BufferedReader, name: str) -> Iterator[IO[bytes]]:
         raise ToolError(f"{name}: the compressed data is cut short") from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise ToolError(f"{name}: broken compressed data: {lower_first(str(error))}") from error
+
+
+def json_object(text: object) -> dict[str, Any]:
+    """The JSON object in what a server said; empty for anything else."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except NOT_JSON:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def decode_line(line: bytes, place: str) -> AnyRecord:
