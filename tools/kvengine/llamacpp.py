@@ -12,7 +12,7 @@ import json
 
 from kvengine.engine import Engine, Formula, Outcome, term
 from kvengine.server import Server
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import NOT_JSON, json_object
 
 COUNTERS: dict[str, Formula] = {
     # Those that were processed; what came from a cache is not among them.
@@ -64,11 +64,8 @@ def slot_ids(text: str) -> list[int] | None:
 
 def erased_tokens(text: str, slot: int) -> int | None:
     """Tokens that the answer says were erased from this slot; null if it does not say so."""
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return None
-    if not isinstance(value, dict) or value.get("id_slot") != slot:
+    value = json_object(text)
+    if value.get("id_slot") != slot:
         return None
     count = value.get("n_erased")
     return count if isinstance(count, int) else None

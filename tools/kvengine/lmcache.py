@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from kvengine.engine import Engine, Outcome
 from kvengine.server import Server, Unreachable
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import NOT_JSON, json_object
 
 LARGEST_WORLD = 1024
 """Workers of one engine beyond which an answer is not believed."""
@@ -77,11 +77,8 @@ async def _clear_one(server: Server, port: int | None) -> tuple[int | None, str]
 
 def removed_tokens(text: str) -> int | None:
     """Tokens that an answer says were removed; null if it does not say success."""
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return None
-    if not isinstance(value, dict) or value.get("status") != "success":
+    value = json_object(text)
+    if value.get("status") != "success":
         return None
     count = value.get("num_removed")
     return count if isinstance(count, int) else None

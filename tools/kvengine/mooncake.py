@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from kvengine.engine import Engine, Formula, Outcome, Store, term
 from kvengine.exposition import parse
 from kvengine.server import Server
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import NOT_JSON, json_object
 
 COUNTERS: dict[str, Formula] = {
     "store_puts": (
@@ -73,11 +73,8 @@ async def remove_all(server: Server, *, force: bool) -> Outcome:
 
 def removed_count(text: str) -> int | None:
     """Objects that the answer says were removed; null if it does not say success."""
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return None
-    if not isinstance(value, dict) or value.get("success") is not True:
+    value = json_object(text)
+    if value.get("success") is not True:
         return None
     count = value.get("removed_count")
     return count if isinstance(count, int) else None
@@ -161,11 +158,7 @@ async def not_leading(server: Server) -> str | None:
 
 
 def _leader_address(text: str) -> str | None:
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return None
-    address = value.get("leader_address") if isinstance(value, dict) else None
+    address = json_object(text).get("leader_address")
     return address if isinstance(address, str) and address else None
 
 

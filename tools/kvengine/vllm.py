@@ -12,13 +12,12 @@ Routes under VLLM_SERVER_DEV_MODE=1: `/reset_prefix_cache` since 0.7.0 (`reset_e
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Mapping
 
 from kvengine.engine import Behind, Beside, Engine, Formula, Found, Outcome, Ranks, less, term
 from kvengine.server import Server
-from kvpipe.jsonl import NOT_JSON
+from kvpipe.jsonl import json_object
 
 _STORE_TIME = "vllm:mooncake_store_operation_time_seconds"
 _LMCACHE_MP = "vllm:lmcache_mp_lookup_duration_seconds"
@@ -112,11 +111,7 @@ async def _reset(server: Server, params: Mapping[str, str]) -> Outcome:
 
 def _success(text: str) -> bool | None:
     """What the body admits; null for an empty one and for any other."""
-    try:
-        value = json.loads(text)
-    except NOT_JSON:
-        return None
-    said = value.get("success") if isinstance(value, dict) else None
+    said = json_object(text).get("success")
     return said if isinstance(said, bool) else None
 
 
